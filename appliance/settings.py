@@ -1,0 +1,118 @@
+"""Where the appliance is, how its passphrase is read, and how its vault is opened."""
+
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from audit.actor import Actor
+    from audit.vault import Vault
+
+DEFAULT_HOME = Path("~/.cloche")
+"""The appliance of a person who named none."""
+PASSPHRASE_FILE = "CLOCHE_PASSPHRASE_FILE"
+"""Environment variable with the path of the file that holds the passphrase; the passphrase itself is never in one."""
+LONGEST_PASSPHRASE = 1024
+"""Bytes of a passphrase at most: a file past that is some other file."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the options before the command's name say."""
+
+    home: Path = DEFAULT_HOME.expanduser()
+    """The appliance's directory (`--home`, CLOCHE_HOME)."""
+    as_json: bool = False
+    """Whether stdout is read by a program (`--json`)."""
+
+
+def read_passphrase(*, confirm: bool = False) -> bytes:
+    """Read the appliance's passphrase from its file, or ask the person at the terminal.
+
+    Args:
+        confirm: ask twice, for a passphrase that is about to be set.
+
+    Raises:
+        Refused: the file is readable by others, empty or too long, or there is neither file nor terminal.
+    """
+    from audit.errors import Refused
+
+    named = os.environ.get(PASSPHRASE_FILE)
+    if named:
+        return _passphrase_in(Path(named))
+    if not sys.stdin.isatty():
+        raise Refused(
+            "no passphrase: there is no terminal to ask at",
+            where=f"{PASSPHRASE_FILE} is not set",
+            hint=f"write it to a file with mode 0600 and set {PASSPHRASE_FILE} to its path",
+        )
+    from getpass import getpass
+
+    first = getpass("Passphrase of the appliance: ")
+    if not first:
+        raise Refused("the passphrase is empty", hint="type the same command and give one")
+    if confirm and getpass("The same again: ") != first:
+        raise Refused("the two passphrases differ", hint="type the same command again")
+    return first.encode()
+
+
+def _passphrase_in(path: Path) -> bytes:
+    """The first line of the passphrase file, once it is known that nobody else can read it."""
+    from audit.errors import Refused
+
+    try:
+        # One descriptor for the check and the reading: the file cannot be swapped between the two.
+        with open(path, "rb") as file:
+            state = os.fstat(file.fileno())
+            content = file.read(LONGEST_PASSPHRASE + 2)
+    except OSError as error:
+        raise Refused(
+            f"the passphrase file cannot be read: {error.strerror}",
+            where=str(path),
+            hint=f"set {PASSPHRASE_FILE} to a file of yours with mode 0600",
+        ) from error
+    if not stat.S_ISREG(state.st_mode) or state.st_mode & 0o077:
+        raise Refused(
+            "the passphrase file can be read by others, or is no plain file", where=str(path), hint=f"chmod 600 {path}"
+        )
+    secret = content.split(b"\n", 1)[0].rstrip(b"\r")
+    if not secret or len(secret) > LONGEST_PASSPHRASE:
+        raise Refused(
+            f"the first line of the passphrase file must have 1 to {LONGEST_PASSPHRASE} bytes",
+            where=str(path),
+            hint="write the passphrase alone on its first line",
+        )
+    return secret
+
+
+@contextmanager
+def open_vault(settings: Settings, role: str) -> Iterator[tuple["Vault", "Actor"]]:
+    """Open the appliance's vault for one person and close it afterwards.
+
+    Args:
+        settings: which appliance.
+        role: in which role the person acts (`steward`, `clinician`, `officer`, `operator`): every event names it.
+
+    Yields:
+        The vault, and the actor to hand to each of its calls.
+
+    Raises:
+        Refused: there is no appliance, its passphrase is wrong, or a newer version made it.
+    """
+    from audit.actor import Actor
+    from audit.errors import Refused
+    from audit.vault import Vault
+
+    if not settings.home.is_dir():
+        raise Refused(
+            "there is no appliance here",
+            where=str(settings.home),
+            hint="make one with cloche init, or name another with --home",
+        )
+    with Vault.open(settings.home, read_passphrase()) as vault:
+        yield vault, Actor.current(role)

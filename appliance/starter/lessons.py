@@ -1,0 +1,120 @@
+"""What the starter reads: rows of conversations about drawn pictures and invented reports, made on the fly."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from appliance.starter.language import DESCRIBE, INFORMATIVE, PRECISE, Fact, Story, judged, name, picture, report
+from appliance.starter.pictures import Scene
+from audit.conversation import Conversation, Turn
+from train.data.encode import Encoder
+from train.data.rows import Row, packed_row, shared_row
+
+GRID = [(8, 8)]
+"""Visual tokens of one picture."""
+BLANK = "blank"
+"""Object id of the blank picture."""
+ANSWER_IS = ("The answer is {}.", "So the answer is {}.", "Therefore, the answer is {}.")
+
+JUDGE = "## Question: {}\n## Informative Answer: {}\n## Precise Answer: {}\n## Consistent:"
+"""The judge's turn (METHODS 1.4); it answers Yes, No or Open."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Pictures whose features have been computed once."""
+
+    ids: tuple[str, ...]
+    scenes: dict[str, Scene]
+
+
+def precise_turns(fact: Fact, learn_question: bool = False) -> list[Turn]:
+    """A short answer."""
+    return [Turn("user", f"{PRECISE}\n{fact.question}", learn_question), Turn("assistant", fact.precise, True)]
+
+
+def informative_turns(fact: Fact, learn_question: bool = False) -> list[Turn]:
+    """A full sentence."""
+    return [Turn("user", f"{INFORMATIVE}\n{fact.question}", learn_question), Turn("assistant", fact.informative, True)]
+
+
+def rationale_turns(fact: Fact, rng: random.Random) -> list[Turn]:
+    """A reason, then the answer."""
+    return [Turn("user", fact.question), Turn("assistant", f"{fact.informative} {rng.choice(ANSWER_IS).format(fact.precise)}", True)]
+
+
+class Lessons:
+    """Draws rows; the same seed and step give the same rows."""
+
+    def __init__(self, encoder: Encoder, pool: Pool, seed: int, names: int = 4000) -> None:
+        self.encoder, self.pool, self.seed = encoder, pool, seed
+        rng = random.Random(f"names {seed}")
+        self.others = [name(rng) for _ in range(names)]
+
+    def rows(self, step: int, count: int) -> list[Row]:
+        """The rows of one step."""
+        rng = random.Random(f"{self.seed} {step}")
+        kinds: list[Callable[[random.Random], Row]] = [self.about_picture, self.picture_dialogue, self.report_dialogue, self.judgements]
+        return [rng.choices(kinds, (42, 8, 36, 14))[0](rng) for _ in range(count)]
+
+    def about_picture(self, rng: random.Random) -> Row:
+        """One picture, a caption and several questions, each a branch of its own."""
+        image = rng.choice(self.pool.ids)
+        story = picture(self.pool.scenes[image], rng)
+        talks = [[Turn("user", rng.choice(DESCRIBE)), Turn("assistant", story.caption, True)]]
+        for fact in rng.sample(story.facts, min(7, len(story.facts))):
+            kind = rng.random()
+            talks.append(precise_turns(fact) if kind < 0.6 else informative_turns(fact) if kind < 0.75 else rationale_turns(fact, rng))
+        return shared_row([self._encode(t, image) for t in talks])
+
+    def picture_dialogue(self, rng: random.Random) -> Row:
+        """The synthesizer's dialogue about a drawn picture."""
+        image = rng.choice(self.pool.ids)
+        story = picture(self.pool.scenes[image], rng)
+        return shared_row([self._dialogue(story, BLANK if rng.random() < 0.1 else image, rng)])
+
+    def report_dialogue(self, rng: random.Random) -> Row:
+        """The synthesizer's dialogue about an invented report: the names can only be copied."""
+        story = report(rng, self.others)
+        image = BLANK if rng.random() < 0.2 else rng.choice(self.pool.ids)
+        if rng.random() < 0.4:
+            return packed_row([self._dialogue(story, None, rng), self._dialogue(report(rng, self.others), None, rng)])
+        return shared_row([self._dialogue(story, image, rng) for _ in range(2)])
+
+    def judgements(self, rng: random.Random) -> Row:
+        """Questions of consistency, each with none to three examples before it."""
+        talks = []
+        for _ in range(4):
+            turns: list[Turn] = []
+            for _ in range(rng.choice((1, 1, 2, 4))):
+                story = report(rng, self.others) if rng.random() < 0.7 else picture(self.pool.scenes[rng.choice(self.pool.ids)], rng)
+                asked = rng.choice(story.facts)
+                question, informative, precise, label = judged(asked, story, rng, self.others)
+                turns += [Turn("user", JUDGE.format(question, informative, precise)), Turn("assistant", label, True)]
+            talks.append(turns)
+        return packed_row([self._encode(t, None) for t in talks])
+
+    def _dialogue(self, story: Story, image: str | None, rng: random.Random):  # type: ignore[no-untyped-def]
+        turns = [Turn("user", DESCRIBE[0]), Turn("assistant", story.caption)]
+        borrowed = [f for f in story.facts if f.borrowed]
+        own = [f for f in story.facts if not f.borrowed]
+        ask = bool(borrowed) and rng.random() < 0.35
+        chosen = rng.sample(borrowed, 1) + rng.sample(own, 1) if ask else rng.sample(own, min(len(own), rng.choice((1, 2, 2, 3))))
+        if ask:
+            rng.shuffle(chosen)
+        for fact in {f.question: f for f in chosen}.values():
+            pair = [precise_turns(fact, not ask), informative_turns(fact, not ask)]
+            rng.shuffle(pair)
+            turns += [*pair[0], *pair[1]]
+        return self._encode(turns, image, ends=not ask)
+
+    def _encode(self, turns: list[Turn], image: str | None, ends: bool = False):  # type: ignore[no-untyped-def]
+        images = (image,) if image else ()
+        return self.encoder.encode(Conversation("", images, tuple(turns), "", "lesson"), GRID if image else [], ends)
+
+
+def feature_rows(ids: tuple[str, ...], features: dict[str, np.ndarray]) -> np.ndarray:
+    """(M, D) float32: the visual tokens of the images, in order."""
+    return np.concatenate([features[i] for i in ids]).astype(np.float32) if ids else np.zeros((0, 0), np.float32)

@@ -1,0 +1,133 @@
+"""Stage two of the starter: the language model, on features of the frozen tower computed once.
+
+Muon on the matrices and AdamW on the rest, warm-up, a long plateau, a linear descent at the end. Rows are made from
+the step's number, so a run that was cut off goes on from its checkpoint with the same rows.
+"""
+
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
+
+from appliance.starter.architecture import SPECIAL, config
+from appliance.starter.lessons import BLANK, Lessons, Pool
+from appliance.starter.pictures import SIDE, Scene, draw
+from appliance.starter.tower import attend_together, batch_of
+from train.data.encode import Encoder
+from train.data.rows import Batch, collate
+from train.models.qwen2_vl import Qwen2VL
+from train.optimizers import pack_state, unpack_state
+
+RATE = 2e-3
+ROWS = 20
+
+
+def build_pool(model: Any, count: int, seed: int) -> tuple[Pool, dict[str, np.ndarray]]:
+    """Draw pictures and compute their visual tokens once; float16 (64, 256) each."""
+    from PIL import Image
+
+    rng, scenes, features = random.Random(f"pool {seed}"), dict[str, Scene](), dict[str, np.ndarray]()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        for start in range(0, count, 32):
+            drawings = [draw(rng) for _ in range(min(32, count - start))]
+            tokens = attend_together(model.model.visual, batch_of(drawings)[0], len(drawings))
+            for k, (drawing, token) in enumerate(zip(drawings, tokens.float().view(len(drawings), 64, -1), strict=True)):
+                scenes[f"{seed}/{start + k}"] = drawing.scene
+                features[f"{seed}/{start + k}"] = token.half().numpy()
+        from train.models.qwen2_vl import patches_of
+
+        blank = np.asarray(Image.new("RGB", (SIDE, SIDE), "white"), np.float32) / 127.5 - 1
+        features[BLANK] = attend_together(model.model.visual, torch.from_numpy(patches_of(blank, 8, 2, 2)), 1).float().half().numpy()
+    return Pool(tuple(scenes), scenes), features
+
+
+def hidden_of(model: Any, batch: Batch, features: torch.Tensor) -> torch.Tensor:
+    """Hidden states (B*T, D) of a batch, the features (M, D) standing at the image tokens."""
+    embeds = model.get_input_embeddings()(batch.ids)
+    if len(features):
+        flat = embeds.view(-1, embeds.shape[-1])
+        embeds = flat.index_copy(0, batch.image_places, features.to(flat.dtype)).view_as(embeds)
+    out = model.model.language_model(inputs_embeds=embeds, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False)
+    return out.last_hidden_state.view(-1, embeds.shape[-1])
+
+
+def train_speech(out: Path, words: Path, steps: int, pool_size: int = 8000, seed: int = 2, stop_after: float | None = None) -> bool:
+    """Train up to ``steps`` steps; returns whether the end was reached. ``out`` holds tower.safetensors and the checkpoint.
+
+    Args:
+        words: directory of the tokenizer.
+        stop_after: seconds after which to save and leave.
+    """
+    torch.manual_seed(seed)
+    model = Qwen2VLForConditionalGeneration._from_config(config(), attn_implementation="sdpa")
+    model.model.visual.load_state_dict(load_file(out / "tower.safetensors"))
+    model.model.visual.requires_grad_(False)
+    pool, features = build_pool(model, pool_size, seed)
+    encoder = Encoder(AutoTokenizer.from_pretrained(words), Qwen2VL(SPECIAL.index("<|image_pad|>"), 8))
+    lessons = Lessons(encoder, pool, seed)
+    language = dict(model.model.language_model.named_parameters())
+    matrices = [p for n, p in language.items() if p.ndim == 2 and "embed" not in n]
+    rest = [p for n, p in language.items() if p.ndim != 2 or "embed" in n]
+    optimizers = {
+        "muon": torch.optim.Muon(matrices, lr=RATE, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        "adamw": torch.optim.AdamW(rest, lr=RATE, weight_decay=0.0, betas=(0.9, 0.98)),
+    }
+    first = _resume(out, model, optimizers)
+    started, log = time.time(), (out / "speech.jsonl").open("a")
+    for step in range(first, steps):
+        rate = RATE * min(1.0, (step + 1) / 100) * min(1.0, (steps - step) / (0.3 * steps))
+        rows = sorted(lessons.rows(step, ROWS), key=lambda r: len(r.ids))
+        total, loss_sum = sum(int((r.learned & (r.sources >= 0)).sum()) for r in rows), 0.0
+        for start in range(0, ROWS, 5):
+            batch = collate(rows[start : start + 5], 0)
+            seen = torch.from_numpy(np.concatenate([features[i] for i in batch.images]).astype(np.float32)) if batch.images else torch.zeros(0)
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = model.lm_head(hidden_of(model, batch, seen)[batch.sources])
+            loss = F.cross_entropy(logits.float(), batch.targets, reduction="sum") / total
+            loss.backward()
+            loss_sum += float(loss.detach())
+        torch.nn.utils.clip_grad_norm_(model.model.language_model.parameters(), 1.0)
+        for optimizer in optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        late = stop_after is not None and time.time() - started > stop_after
+        if step % 20 == 0 or late:
+            row = {"step": step, "loss": round(loss_sum, 4), "learned": total, "tokens": sum(len(r.ids) for r in rows), "rate": rate, "seconds": round(time.time() - started)}  # fmt: skip
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+            print(row, flush=True)
+        if step % 100 == 99 or late or step == steps - 1:
+            _save(out, model, optimizers, step + 1)
+        if late:
+            return False
+    return True
+
+
+def _save(out: Path, model: Any, optimizers: dict[str, torch.optim.Optimizer], step: int) -> None:
+    packed = {f"model.{n}": p.detach().clone() for n, p in model.model.language_model.state_dict().items()}
+    for name, optimizer in optimizers.items():
+        packed |= pack_state(optimizer, f"{name}.")
+    save_file(packed, out / "speech.part", metadata={"step": str(step)})
+    (out / "speech.part").replace(out / "speech.safetensors")
+
+
+def _resume(out: Path, model: Any, optimizers: dict[str, torch.optim.Optimizer]) -> int:
+    from safetensors import safe_open
+
+    if not (out / "speech.safetensors").exists():
+        return 0
+    packed = load_file(out / "speech.safetensors")
+    model.model.language_model.load_state_dict({k[6:]: v for k, v in packed.items() if k.startswith("model.")})
+    for name, optimizer in optimizers.items():
+        unpack_state(optimizer, packed, f"{name}.")
+    with safe_open(out / "speech.safetensors", "pt") as file:
+        return int(file.metadata()["step"])

@@ -1,0 +1,61 @@
+"""The high-water mark: the last checkpoint, in a file of its own beside the log.
+
+It is what tells a log that was cut short, or replaced by an older copy of itself, from one that never was longer. It
+stands in 512 bytes that are overwritten in place: one sector, so that a crash leaves the old mark or the new one.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+
+from audit.checkpoint import Checkpoint, VerifierKey, open_note
+from audit.errors import BadInput, IntegrityFailure, storage
+
+BYTES = 512
+"""Bytes of the file: a signed checkpoint, then zeros."""
+
+
+def read(path: Path, key: VerifierKey) -> Checkpoint:
+    """The checkpoint of the mark.
+
+    Raises:
+        IntegrityFailure: the file is gone or does not hold a checkpoint of this log.
+    """
+    return parse(path.read_bytes() if path.is_file() else None, key, path)
+
+
+def parse(data: bytes | None, key: VerifierKey, path: Path) -> Checkpoint:
+    """The checkpoint of the mark's bytes, None where there is no file. Raises as `read`."""
+    hint = "if nobody restored or moved it on purpose, entries may be lost: keep the disk as it is and ask for help"
+    if data is None:
+        raise IntegrityFailure("the log's high-water mark is gone", where=str(path), hint=hint)
+    try:
+        return open_note(data.rstrip(b"\x00"), key)
+    except IntegrityFailure as error:
+        raise IntegrityFailure(
+            "the high-water mark does not hold a checkpoint of this log", where=str(path), hint=hint
+        ) from error
+
+
+def raise_to(path: Path, size: int, note: bytes) -> None:
+    """Write the note of a checkpoint of `size`, unless the mark stands higher already.
+
+    Raises:
+        EnvironmentProblem: the file cannot be written.
+    """
+    with storage(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)  # two writers may have committed in one order and come here in another
+            if size > _size(os.pread(handle, BYTES, 0)):
+                os.pwrite(handle, note.ljust(BYTES, b"\x00"), 0)
+        finally:
+            os.close(handle)
+
+
+def _size(data: bytes) -> int:
+    """The size that the mark states; -1 where it states none."""
+    try:
+        return Checkpoint.from_body(data).size
+    except BadInput:
+        return -1

@@ -1,0 +1,227 @@
+"""The writing end of the log: an event is durable and signed for before it counts.
+
+One SQLite transaction holds entry, leaf hash, frontier and a freshly signed checkpoint; there is no unsigned tail.
+Several processes may write: each has its own segments, and SQLite's lock puts their commits in order.
+"""
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from audit import highwater, store
+from audit.checkpoint import Checkpoint, Signer, VerifierKey, open_note
+from audit.entry import EVENT, HEARTBEAT, KEYS, Entry, size_class_of
+from audit.errors import EnvironmentProblem, IntegrityFailure, storage
+from audit.events import Event
+from audit.keys import Recipient
+from audit.merkle import Frontier
+from audit.sealing import Segment, common_suite
+
+_CLASSES = {"keys.changed": KEYS, "heartbeat": HEARTBEAT}
+_HINT = "cloche audit verify says more; nothing is written to this log until that is understood"
+
+
+class Batch:
+    """Events that are committed together when the `with` block of `Log.batch` ends."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        """What is to be committed."""
+        self.sequences: list[int] = []
+        """Where the events stand in the log, in the same order; empty before the commit."""
+
+    def append(self, event: Event) -> None:
+        """Add an event; it is nowhere until the block ends."""
+        self.events.append(event)
+
+
+class Log:
+    """A log that is open for writing."""
+
+    def __init__(self, path: Path, signer: Signer, recipients: Sequence[Recipient], high_water: Path) -> None:
+        """Open a log that `create` made.
+
+        Args:
+            path: the log's database.
+            signer: the log's key; its name is the log's origin.
+            recipients: who can read what is written from now on; two at least.
+            high_water: the file of the high-water mark.
+
+        Raises:
+            IntegrityFailure: the log is damaged, was cut short, or belongs to another key.
+            EnvironmentProblem: the disk refuses.
+        """
+        common_suite(recipients)
+        self.path, self._signer, self._recipients, self._high_water = path, signer, tuple(recipients), high_water
+        self._origin = sha256(signer.key.name.encode()).digest()
+        self._lock = threading.Lock()
+        self._segment: Segment | None = None
+        self._of_parents: list[sqlite3.Connection] = []
+        if not path.is_file():
+            raise IntegrityFailure("the log is gone", where=str(path), hint="restore the last backup beside it")
+        mark = highwater.read(high_water, signer.key)
+        with storage(path):
+            self._connection, self._process = store.writer(path), os.getpid()
+            self._seen = self._read_head()
+        if self._seen.size < mark.size or (self._seen.size == mark.size and self._seen.root() != mark.root):
+            self.close()
+            raise IntegrityFailure(
+                f"the log has {self._seen.size} entries, its high-water mark says {mark.size}: it was cut short or "
+                "replaced by another copy",
+                where=str(path),
+                hint=_HINT,
+            )
+
+    @classmethod
+    def create(cls, path: Path, signer: Signer, recipients: Sequence[Recipient], high_water: Path) -> Self:
+        """Make an empty log and open it. Raises Refused for fewer than two recipients, EnvironmentProblem."""
+        common_suite(recipients)
+        empty = Checkpoint(signer.key.name, 0, Frontier().root())
+        note = signer.sign(empty)
+        with storage(path):
+            store.create(path, store.Head(b"", note, signer.key.to_text().encode()))
+        highwater.raise_to(high_water, 0, note)
+        return cls(path, signer, recipients, high_water)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the database. What was appended is on the disk already."""
+        if os.getpid() == self._process:
+            self._connection.close()
+
+    @property
+    def key(self) -> VerifierKey:
+        """The log's public key."""
+        return self._signer.key
+
+    def append(self, event: Event) -> int:
+        """Commit one event; return its sequence. Raises as `append_many`."""
+        return self.append_many([event])[0]
+
+    @contextmanager
+    def batch(self) -> Iterator[Batch]:
+        """Commit the events of a block together: one flush to the disk for all. An exception commits none.
+
+        Example:
+            with log.batch() as batch:
+                batch.append(first)
+                batch.append(second)
+        """
+        batch = Batch()
+        yield batch
+        batch.sequences = self.append_many(batch.events)
+
+    def append_many(self, events: Sequence[Event]) -> list[int]:
+        """Commit events together and in order; return their sequences, once all are durable.
+
+        Raises:
+            BadInput: an event is too long or no JSON; none is committed.
+            EnvironmentProblem: the disk refuses; none is committed, and whoever wanted them must stop.
+            IntegrityFailure: the log is not the one that this process has seen before.
+        """
+        payloads = [(event.stamped().encode(), _CLASSES.get(event.kind, EVENT)) for event in events]
+        for payload, _ in payloads:
+            size_class_of(len(payload))
+        if not payloads:
+            return []
+        with self._lock:
+            self._after_fork()
+            try:
+                with storage(self.path):
+                    sequences, frontier, note = self._commit(payloads)
+            except BaseException:
+                self._segment = None  # its ratchet has moved on: the keys of what was not committed are gone
+                raise
+            self._seen = frontier
+            highwater.raise_to(self._high_water, frontier.size, note)
+        return sequences
+
+    def checkpoint(self) -> bytes:
+        """The newest checkpoint, a signed note. Raises IntegrityFailure, EnvironmentProblem."""
+        with self._lock, storage(self.path):
+            self._after_fork()
+            return store.head(self._connection).note
+
+    def _commit(self, payloads: Sequence[tuple[bytes, int]]) -> tuple[list[int], Frontier, bytes]:
+        """Seal, insert and sign in one transaction; the events' sequences, the new frontier, the new note."""
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            frontier = self._read_head()
+            before = frontier.size
+            sequences = []
+            for payload, class_ in payloads:
+                if self._segment is None or self._segment.spent:
+                    self._segment = Segment(self._origin, frontier.size, self._recipients)
+                    self._insert(frontier, self._segment.opening)
+                sequences.append(frontier.size)
+                self._insert(frontier, self._segment.seal(frontier.size, payload, class_))
+            note = self._signer.sign(Checkpoint(self.key.name, frontier.size, frontier.root()))
+            connection.execute("UPDATE head SET frontier = ?, note = ? WHERE id = 0", (frontier.to_bytes(), note))
+            if before // store.MILESTONE != frontier.size // store.MILESTONE:
+                connection.execute("INSERT INTO checkpoints VALUES (?, ?)", (frontier.size, note))
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        return sequences, frontier, note
+
+    def _insert(self, frontier: Frontier, entry: Entry) -> None:
+        leaf = entry.leaf
+        self._connection.execute(
+            "INSERT INTO entries VALUES (?, ?, ?, ?)", (frontier.size, entry.header, entry.body, leaf)
+        )
+        frontier.add(leaf)
+
+    def _read_head(self) -> Frontier:
+        """The tree's right edge as the database has it, held against its signature and against what we saw last.
+
+        Raises:
+            IntegrityFailure: it is not signed by our key, or is no continuation of what this process saw last.
+        """
+        try:
+            head = store.head(self._connection)
+            signed = open_note(head.note, self.key)
+            frontier = Frontier.from_bytes(signed.size, head.frontier)
+            intact = frontier.root() == signed.root and self._continues(frontier)
+        except (ValueError, IntegrityFailure) as error:
+            raise IntegrityFailure("the log's head is damaged", where=str(self.path), hint=_HINT) from error
+        if not intact:
+            raise IntegrityFailure("the log is not the one seen before", where=str(self.path), hint=_HINT)
+        return frontier
+
+    def _continues(self, frontier: Frontier) -> bool:
+        """Whether what we saw last, and the leaves that came since, make this frontier."""
+        seen: Frontier | None = getattr(self, "_seen", None)
+        if seen is None:
+            return True
+        expected = seen.copy()
+        if frontier.size > seen.size:  # another process has written
+            query = "SELECT leaf FROM entries WHERE sequence >= ? ORDER BY sequence"
+            for (leaf,) in self._connection.execute(query, (seen.size,)):
+                expected.add(leaf)
+        return expected.size == frontier.size and expected.hashes == frontier.hashes
+
+    def _after_fork(self) -> None:
+        """Give a forked child its own connection and its own segment: it must not share a ratchet."""
+        if os.getpid() == self._process:
+            return
+        # Closing the parent's connection here would drop the parent's locks (POSIX), so it is kept and never used.
+        self._of_parents.append(self._connection)
+        self._segment = None
+        try:
+            self._connection, self._process = store.writer(self.path), os.getpid()
+        except sqlite3.Error as error:
+            raise EnvironmentProblem("the log cannot be opened after a fork", where=str(self.path)) from error

@@ -1,0 +1,126 @@
+"""The log's database: its tables, and the one way in which its rows are read.
+
+`entries` holds header, body and leaf hash of each entry; `head` the frontier and the newest checkpoint; `checkpoints`
+some older ones, so that a failure can be told apart from what was good before it. Everything is a BLOB.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from audit.entry import Entry
+from audit.errors import IntegrityFailure
+
+MILESTONE = 256
+"""An older checkpoint is kept for each so many entries."""
+BUSY_S = 60.0
+"""Seconds that a writer waits for another."""
+
+_TABLES = """
+CREATE TABLE entries (sequence INTEGER PRIMARY KEY, header BLOB NOT NULL, body BLOB NOT NULL, leaf BLOB NOT NULL) STRICT;
+CREATE TABLE head (id INTEGER PRIMARY KEY, frontier BLOB NOT NULL, note BLOB NOT NULL, key BLOB NOT NULL) STRICT;
+CREATE TABLE checkpoints (size INTEGER PRIMARY KEY, note BLOB NOT NULL) STRICT;
+CREATE TRIGGER entries_stay BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'entries stay'); END;
+CREATE TRIGGER entries_do_not_change BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'entries do not change'); END;
+"""
+# The triggers are a speed bump for a person with an SQL prompt, no more; the tree is what catches a change.
+
+
+@dataclass(frozen=True)
+class Head:
+    """The state of the log after its last commit."""
+
+    frontier: bytes
+    """Roots of the perfect subtrees, see `merkle.Frontier`."""
+    note: bytes
+    """The newest checkpoint, signed."""
+    key: bytes
+    """The log's own public key line: never trusted, see `verify`."""
+
+
+def create(path: Path, head: Head) -> None:
+    """Make the database of an empty log. Raises sqlite3.Error, OSError."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    connection = writer(path)
+    try:
+        connection.executescript(_TABLES)
+        connection.execute("INSERT INTO head VALUES (0, ?, ?, ?)", (head.frontier, head.note, head.key))
+    finally:
+        connection.close()
+
+
+def writer(path: Path) -> sqlite3.Connection:
+    """A connection that writes: WAL, every commit flushed to the disk. Raises sqlite3.Error."""
+    connection = sqlite3.connect(
+        f"{_uri(path)}?mode=rw", uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+    )
+    connection.text_factory = bytes
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA trusted_schema = OFF")
+    return connection
+
+
+def reader(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write, inside one read transaction: what it sees does not move.
+
+    Raises:
+        sqlite3.Error: the file is no database, or damaged.
+    """
+    connection = _open_reader(f"{_uri(path)}?mode=ro")
+    try:
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        connection.close()
+        wal = path.with_name(path.name + "-wal")
+        if "open" not in str(error) or (wal.exists() and wal.stat().st_size):
+            raise
+        # A medium that nothing can be written to (a carried copy on a read-only stick): no lock, no shared memory.
+        connection = _open_reader(f"{_uri(path)}?mode=ro&immutable=1")
+    return connection
+
+
+def entries(connection: sqlite3.Connection) -> Iterator[tuple[int, Entry, bytes]]:
+    """Sequence, entry and stored leaf hash of each row in order, one row in memory.
+
+    Raises:
+        IntegrityFailure: a row does not hold what a row must hold.
+        sqlite3.Error: the database is damaged.
+    """
+    for row in connection.execute("SELECT sequence, header, body, leaf FROM entries ORDER BY sequence"):
+        sequence, header, body, leaf = row
+        if type(sequence) is not int or type(header) is not bytes or type(body) is not bytes or type(leaf) is not bytes:
+            raise IntegrityFailure("a row of the log does not hold an entry")
+        yield sequence, Entry(header, body), leaf
+
+
+def head(connection: sqlite3.Connection) -> Head:
+    """The head row. Raises IntegrityFailure where there is not exactly one, sqlite3.Error where it is damaged."""
+    rows = connection.execute("SELECT frontier, note, key FROM head LIMIT 2").fetchall()
+    if len(rows) != 1 or any(type(value) is not bytes for value in rows[0]):
+        raise IntegrityFailure("the log's head is damaged")
+    return Head(*rows[0])
+
+
+def milestones(connection: sqlite3.Connection) -> Iterator[bytes]:
+    """The older checkpoints in order of size. Raises IntegrityFailure, sqlite3.Error."""
+    for (note,) in connection.execute("SELECT note FROM checkpoints ORDER BY size"):
+        if type(note) is not bytes:
+            raise IntegrityFailure("an older checkpoint is damaged")
+        yield note
+
+
+def _open_reader(uri: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    connection.text_factory = bytes
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA cell_size_check = ON")
+    return connection
+
+
+def _uri(path: Path) -> str:
+    """The file: URI of a path, any character in it."""
+    return path.absolute().as_uri()

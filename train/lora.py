@@ -1,0 +1,76 @@
+"""LoRA adapters: attached to the language Linears by a root-anchored pattern, kept as one safetensors file."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from audit.errors import BadInput, Refused
+from train.models.loading import Loaded
+
+METADATA = "cloche.adapter"
+"""Key of the JSON in the safetensors header."""
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Shape of an adapter (arXiv 2106.09685)."""
+
+    rank: int = 32
+    """Rank r of each pair."""
+    alpha: int = 64
+    """Scale: the update is alpha / r times B A."""
+    dropout: float = 0.0
+    """Dropout before A while training; 0 for GRPO, whose rollouts must come from the trained policy."""
+
+
+def attach(loaded: Loaded, config: LoraConfig, adapter: bytes | None = None) -> Any:
+    """Wrap the model with an adapter, fresh or given; only the adapter's weights learn, in fp32.
+
+    Raises:
+        BadInput: the adapter's bytes are not an adapter.
+        Refused: the adapter belongs to another base model.
+    """
+    import peft
+
+    if adapter is not None:
+        tensors, described = unpack(adapter)
+        if described["base_digest"] != loaded.digest:
+            raise Refused("the adapter was trained on another base model", where=str(loaded.directory), hint="give the --model that it was trained on; see `cloche models`")
+        config = LoraConfig(described["r"], described["alpha"], config.dropout)
+    wanted = peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=loaded.family.lora_targets, task_type="CAUSAL_LM")
+    model = peft.get_peft_model(loaded.model, wanted, autocast_adapter_dtype=True)
+    if adapter is not None:
+        result = peft.set_peft_model_state_dict(model, tensors)
+        if result.unexpected_keys:
+            raise BadInput(f"the adapter has a part that the model lacks: {result.unexpected_keys[0]}", where="adapter", hint="train it again on this model")
+    return model
+
+
+def detach(model: Any) -> None:
+    """Take the adapter off again; the base model is as it was."""
+    model.unload()
+
+
+def pack(model: Any, config: LoraConfig, base_digest: str) -> bytes:
+    """The adapter as safetensors bytes, PEFT's names, what it is in the header."""
+    import peft
+    from safetensors.torch import save
+
+    tensors = {k: v.detach().float().cpu().contiguous() for k, v in peft.get_peft_model_state_dict(model).items()}
+    described = {"r": config.rank, "alpha": config.alpha, "rslora": False, "base_digest": base_digest, **{"dropout": asdict(config)["dropout"]}}
+    return save(tensors, metadata={METADATA: json.dumps(described)})
+
+
+def unpack(adapter: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and description of an adapter file. Raises BadInput where it is not one."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        size = int.from_bytes(adapter[:8], "little")
+        described = json.loads(json.loads(adapter[8 : 8 + size])["__metadata__"][METADATA])
+        return load(adapter), described
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise BadInput("these bytes are not an adapter", where="adapter", hint="name an adapter listed by `cloche models`") from error

@@ -1,0 +1,149 @@
+"""Open a model directory: safetensors only, local only, the language Linears in 4 bits and nothing else (DESIGN §4)."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from audit.errors import BadInput, IntegrityFailure, Refused
+from train.data.encode import Encoder
+from train.models.qwen2_vl import Qwen2VL
+
+Precision = Literal["nf4", "bf16", "fp32"]
+FAMILIES = {Qwen2VL.model_type: Qwen2VL}
+"""Families by ``model_type``."""
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to train or answer."""
+
+    model: Any
+    """transformers model, frozen, in eval mode."""
+    tokenizer: Any
+    """Its own fast tokenizer."""
+    family: Qwen2VL
+    """What is particular to it."""
+    encoder: Encoder
+    """Conversation to tokens."""
+    directory: Path
+    """Where it came from."""
+    digest: str
+    """SHA-256 over the names and SHA-256s of its files."""
+    precision: Precision
+    """How its language Linears are held."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        found: torch.device = self.model.device
+        return found
+
+    @property
+    def stops(self) -> frozenset[int]:
+        """Tokens that end an answer: the end of the turn, and the end of the text."""
+        ids = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        named = ids if isinstance(ids, list) else [ids]
+        return frozenset(t for t in (*named, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id) if t is not None)
+
+
+def check_directory(directory: Path) -> dict[str, Any]:
+    """Say clearly why a directory is not a model that we load; returns its parsed config.json.
+
+    Raises:
+        BadInput: no directory, no or broken config.json, no weights.
+        Refused: pickle weights, or a family that is not known.
+    """
+    if not directory.is_dir():
+        raise BadInput("there is no model directory here", where=str(directory), hint="name a directory that holds config.json and *.safetensors")
+    try:
+        config: dict[str, Any] = json.loads((directory / "config.json").read_text())
+        kind = config["model_type"]
+    except FileNotFoundError:
+        raise BadInput("this directory is not a model: it has no config.json", where=str(directory), hint="name the directory that was saved with save_pretrained") from None
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
+        raise BadInput("config.json is broken or names no model_type", where=str(directory / "config.json"), hint="copy the model again from its medium") from None
+    pickles = sorted(p.name for p in directory.iterdir() if p.suffix in PICKLES)
+    if pickles:
+        raise Refused("pickle weights can run code and are never loaded", where=str(directory / pickles[0]), hint="save the model with safe_serialization=True elsewhere and bring the *.safetensors")
+    if not any(directory.glob("*.safetensors")):
+        raise BadInput("the directory has no weights (*.safetensors)", where=str(directory), hint="copy the model again from its medium")
+    if kind not in FAMILIES:
+        raise Refused(f"the model family {kind!r} is not supported; supported: {', '.join(sorted(FAMILIES))}", where=str(directory / "config.json"), hint="bring a model of a supported family")
+    return config
+
+
+def digest_of(directory: Path) -> str:
+    """SHA-256 over the sorted lines ``name sha256`` of the directory's files."""
+    whole = hashlib.sha256()
+    for path in sorted(p for p in directory.iterdir() if p.is_file()):
+        with path.open("rb") as file:
+            whole.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return whole.hexdigest()
+
+
+def load(directory: Path, precision: Precision = "fp32", device: str = "auto", max_visual_tokens: int = 512) -> Loaded:
+    """Open a model directory.
+
+    Args:
+        precision: ``nf4`` holds the language Linears in 4 bits with double quantisation and leaves everything else
+            in 16 bits (in fp32 on a CPU); ``bf16`` and ``fp32`` hold all of it so.
+        device: ``auto`` takes a GPU where there is one.
+        max_visual_tokens: budget an image.
+    Raises:
+        BadInput, Refused: see check_directory; also truncated weights.
+        IntegrityFailure: a module is not held in the precision that was asked for.
+    """
+    import transformers
+    from safetensors import SafetensorError
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    check_directory(directory)
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    compute = torch.float32 if place == "cpu" or precision == "fp32" else torch.bfloat16
+    family_class = FAMILIES[check_directory(directory)["model_type"]]
+    quantisation = transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute,
+        llm_int8_skip_modules=[family_class.vision, "lm_head"],
+    ) if precision == "nf4" else None  # fmt: skip
+    try:
+        config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
+        model = transformers.AutoModelForImageTextToText.from_pretrained(
+            directory, config=config, local_files_only=True, dtype=compute, quantization_config=quantisation,
+            device_map={"": place}, attn_implementation="sdpa", use_safetensors=True,
+        )  # fmt: skip
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True, use_fast=True)
+        processor = json.loads((directory / "preprocessor_config.json").read_text())
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise BadInput(f"the model cannot be read: {_first_line(error)}", where=str(directory), hint="copy the model again from its medium and compare its digests") from error
+    model.eval().requires_grad_(False)
+    if precision == "nf4":
+        check_four_bits(model, family_class.vision)
+    family = family_class.of(config, processor, max_visual_tokens)
+    return Loaded(model, tokenizer, family, Encoder(tokenizer, family), directory, digest_of(directory), precision)
+
+
+def check_four_bits(model: Any, vision: str) -> None:
+    """Walk the modules: every language Linear is 4-bit, and nothing in the vision tower or the head is.
+
+    Raises: IntegrityFailure naming the first module that is not (STACK 1.2: skip lists silently do nothing).
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear):
+            continue
+        kept = name.startswith(vision) or name == "lm_head"
+        if kept == isinstance(module, Linear4bit):
+            what = "is quantised and must not be" if kept else "is not quantised and must be"
+            raise IntegrityFailure(f"the Linear {name} {what}", where="model loading", hint="report this: the family's skip list does not fit this model")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -1,0 +1,156 @@
+"""Single-stage QLoRA: captions and synthetic tasks of an image in one row, the image once (DESIGN §5, METHODS 1.6).
+
+What is simpler than the paper: LoRA on the language model in place of full fine-tuning, and one image's conversations
+as branches of one row in place of one multi-turn conversation; each branch computes exactly what it would alone.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from audit.conversation import Conversation
+from audit.errors import BadInput
+from train.checkpoints import Checkpoint, Store, restore, snapshot
+from train.data.rows import Row, collate, packed_row, shared_row
+from train.lora import LoraConfig, attach, pack
+from train.models.features import Features
+from train.models.forward import learned_logits
+from train.models.loading import Loaded
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """How to train."""
+
+    epochs: int = 3
+    """Passes over the data."""
+    rows_per_step: int = 16
+    """Rows an optimizer step; a row is one image with all its conversations."""
+    micro_rows: int = 8
+    """Rows a forward pass."""
+    learning_rate: float = 1e-3
+    """Peak rate of AdamW."""
+    warmup: float = 0.05
+    """Share of the steps that warm up; the rest follows a cosine to zero."""
+    checkpoint_every: int = 50
+    """Steps between checkpoints."""
+    seed: int = 0
+    """Seed of the order of the rows and of the adapter."""
+    lora: LoraConfig = LoraConfig()
+    """Shape of the adapter."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run leaves."""
+
+    adapter: bytes
+    """The adapter as safetensors."""
+    metrics: tuple[dict[str, float], ...]
+    """One row a step: step, loss, rate, tokens, seconds."""
+
+
+def run_sft(
+    loaded: Loaded,
+    conversations: Sequence[Conversation],
+    features: Features,
+    config: SftConfig,
+    store: Store,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+    on_step: Callable[[int, Sequence[str]], None] = lambda step, records: None,
+) -> Trained:
+    """Train an adapter; goes on from the store's checkpoint where there is one.
+
+    Args:
+        conversations: what to learn; those about the same images share a row.
+        store: keeps the checkpoint.
+        on_step: told the records of each step before they are used.
+    """
+    torch.manual_seed(config.seed)
+    rows = rows_of(loaded, conversations, features)
+    if not rows:
+        raise BadInput("there is nothing to train on: no conversation has a learned turn", where="train", hint="run `cloche synth` first")
+    model = attach(loaded, config.lora)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = _optimizer(weights, config, loaded.device)
+    plan = list(_plan(len(rows), config))
+    first, metrics = restore(store, model, optimizer)
+    try:
+        for step in range(first, len(plan)):
+            started = time.perf_counter()
+            chosen = [rows[i] for i in plan[step]]
+            on_step(step, sorted({r for row in chosen for r in row[1]}))
+            rate = config.learning_rate * _schedule(step, len(plan), config.warmup)
+            loss, learned = _step(loaded, model, features, [row[0] for row in chosen], optimizer, rate, config.micro_rows)
+            metrics.append({"step": step, "loss": loss, "rate": rate, "tokens": learned, "seconds": time.perf_counter() - started})
+            progress(step + 1, len(plan), f"loss {loss:.3f}")
+            if (step + 1) % config.checkpoint_every == 0 and step + 1 < len(plan):
+                store.save(snapshot(Checkpoint(step + 1, tuple(metrics)), model, optimizer))
+        return Trained(pack(model, config.lora, loaded.digest), tuple(metrics))
+    finally:
+        model.unload()
+
+
+def rows_of(loaded: Loaded, conversations: Sequence[Conversation], features: Features) -> list[tuple[Row, tuple[str, ...]]]:
+    """One row an image set, with the records in it; conversations without images are packed into rows of their own."""
+    groups: dict[tuple[str, ...], list[Conversation]] = {}
+    for talk in conversations:
+        groups.setdefault(talk.images or (f"text {talk.id}",), []).append(talk)
+    rows = []
+    for group in groups.values():
+        encoded = [loaded.encoder.encode(t, [features.grid(i) for i in t.images], t.kind == "synthesizer") for t in group]
+        kept = [e for e in encoded if e.learned.any()]
+        if kept:
+            records = tuple(sorted({t.record for t in group}))
+            rows.append((shared_row(kept) if group[0].images else packed_row(kept), records))
+    return rows
+
+
+def _step(loaded: Loaded, model: Any, features: Features, rows: list[Row], optimizer: Any, rate: float, micro: int) -> tuple[float, int]:
+    model.train()
+    rows = sorted(rows, key=lambda row: len(row.ids))
+    total, summed = sum(int((r.learned & (r.sources >= 0)).sum()) for r in rows), 0.0
+    for start in range(0, len(rows), micro):
+        batch = collate(rows[start : start + micro], loaded.tokenizer.pad_token_id, loaded.device)
+        logits = learned_logits(model, batch, features.stack(batch.images))
+        loss = F.cross_entropy(logits, batch.targets, reduction="sum") / total
+        loss.backward()
+        summed += float(loss.detach())
+    torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    model.eval()
+    return summed, total
+
+
+def _plan(rows: int, config: SftConfig) -> Iterator[list[int]]:
+    for epoch in range(config.epochs):
+        order = Random(f"{config.seed} {epoch}").sample(range(rows), rows)
+        yield from (order[i : i + config.rows_per_step] for i in range(0, rows, config.rows_per_step))
+
+
+def _schedule(step: int, steps: int, warmup: float) -> float:
+    warm = max(1, int(steps * warmup))
+    return (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def _optimizer(weights: list[Any], config: SftConfig, device: torch.device) -> Any:
+    if device.type == "cuda":
+        import bitsandbytes
+
+        return bitsandbytes.optim.PagedAdamW8bit(weights, lr=config.learning_rate, weight_decay=0.0)
+    return torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=0.0)
+
+
+def config_json(config: SftConfig) -> str:
+    """The configuration as JSON, for the run's row."""
+    return json.dumps(config, default=vars)
