@@ -37,7 +37,7 @@ class Kind:
     action: str
     """FHIR audit-event-action: C create, R read, U update, D delete, E execute."""
     type: str
-    """DICOM event id (DCM code): 110100 activity, 110101 log used, 110106 export, 110107 import, 110110 patient record."""
+    """DICOM event id: 110100 activity, 110101 log used, 110106 export, 110107 import, 110110 patient record."""
     lifecycle: str
     """ISO 21089 lifecycle event, or empty where there is none."""
     says: str
@@ -123,8 +123,16 @@ class Event:
 
     def encode(self) -> bytes:
         """Canonical JSON of the event. Raises BadInput where `detail` is no JSON."""
-        found = {
-            "schema": SCHEMA,
+        found = {"schema": SCHEMA, **self.to_dict()}
+        try:
+            text = json.dumps(found, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+            return text.encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise BadInput(f"an event's detail cannot be written as JSON: {error}", where=self.kind) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """The event as JSON values."""
+        return {
             "kind": self.kind,
             "actor": {"user": self.actor.user, "role": self.actor.role},
             "purpose": self.purpose,
@@ -136,11 +144,6 @@ class Event:
             "at": self.at,
             "clock": self.clock,
         }
-        try:
-            text = json.dumps(found, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-            return text.encode()
-        except (TypeError, ValueError) as error:
-            raise BadInput(f"an event's detail cannot be written as JSON: {error}", where=self.kind) from error
 
     @classmethod
     def decode(cls, data: bytes) -> "Event":

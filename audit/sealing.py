@@ -138,6 +138,11 @@ class SegmentReader:
             raise IntegrityFailure("a segment's secret is not the promised one", where=f"entry {header.sequence}")
         return cls(_first_chain(secret, opening.header), header.segment)
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether no further entry can come."""
+        return self._index >= SEGMENT_EVENTS
+
     def read(self, entry: Entry) -> bytes:
         """The event's bytes; entries of a segment are read in order.
 

@@ -19,7 +19,8 @@ BUSY_S = 60.0
 """Seconds that a writer waits for another."""
 
 _TABLES = """
-CREATE TABLE entries (sequence INTEGER PRIMARY KEY, header BLOB NOT NULL, body BLOB NOT NULL, leaf BLOB NOT NULL) STRICT;
+CREATE TABLE entries (sequence INTEGER PRIMARY KEY, header BLOB NOT NULL, body BLOB NOT NULL, leaf BLOB NOT NULL)
+    STRICT;
 CREATE TABLE head (id INTEGER PRIMARY KEY, frontier BLOB NOT NULL, note BLOB NOT NULL, key BLOB NOT NULL) STRICT;
 CREATE TABLE checkpoints (size INTEGER PRIMARY KEY, note BLOB NOT NULL) STRICT;
 CREATE TRIGGER entries_stay BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'entries stay'); END;

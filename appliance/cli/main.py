@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 BUG, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 """Exit codes that are not an error's own (those are in audit.errors: 3 refused, 4 integrity, 5 gate, 6 environment)."""
+FLOORS = ("appliance", "synth", "train", "audit")
+"""Our own packages: a module that is missing there is a bug, not a missing installation."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,8 @@ class Entry:
     """One line of help, so that listing the commands imports none of them."""
 
 
-IT, STEWARD, CLINICIAN, OFFICER, ANYONE = (
-    "Hospital IT",
-    "Data steward",
-    "Clinician",
-    "Compliance officer",
-    "Anyone new",
-)
+ANYONE, IT, STEWARD = "Anyone new", "Hospital IT", "Data steward"
+CLINICIAN, OFFICER = "Clinician", "Compliance officer"
 COMMANDS: dict[str, Entry] = {
     "demo": Entry("appliance.demo.command:demo", ANYONE, "See the whole main job on real images, in minutes."),
     "doctor": Entry("appliance.cli.operator:doctor", IT, "Check that this machine has all that Cloche needs."),
@@ -173,11 +170,16 @@ def _run(arguments: list[str]) -> int:
 
 
 def _of_the_machine(error: Exception) -> "ClocheError | None":
-    """Say in our words what the machine refused (a full disk, a forbidden file, no memory); None if it is a bug."""
+    """Say in our words what the machine lacks or refused (memory, a package, disk, a right); None if it is a bug."""
     from audit.errors import EnvironmentProblem
 
     if isinstance(error, MemoryError):
         return EnvironmentProblem("there is not enough memory", hint="close other programs, or type cloche doctor")
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] not in FLOORS:
+        return EnvironmentProblem(
+            f"this command needs the Python package {error.name}, which is not installed",
+            hint="cloche doctor says what is missing and how to install it",
+        )
     if not isinstance(error, OSError):
         return None
     where = str(error.filename or "")

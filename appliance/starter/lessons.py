@@ -57,16 +57,16 @@ class Lessons:
         """The rows of one step."""
         rng = random.Random(f"{self.seed} {step}")
         kinds: list[Callable[[random.Random], Row]] = [self.about_picture, self.picture_dialogue, self.report_dialogue, self.judgements]
-        return [rng.choices(kinds, (42, 8, 36, 14))[0](rng) for _ in range(count)]
+        return [rng.choices(kinds, (58, 6, 28, 8))[0](rng) for _ in range(count)]
 
     def about_picture(self, rng: random.Random) -> Row:
         """One picture, a caption and several questions, each a branch of its own."""
         image = rng.choice(self.pool.ids)
         story = picture(self.pool.scenes[image], rng)
-        talks = [[Turn("user", rng.choice(DESCRIBE)), Turn("assistant", story.caption, True)]]
-        for fact in rng.sample(story.facts, min(7, len(story.facts))):
+        talks = [[Turn("user", rng.choice(DESCRIBE)), Turn("assistant", story.caption, True)]] if rng.random() < 0.5 else []
+        for fact in rng.sample(story.facts, min(10, len(story.facts))):
             kind = rng.random()
-            talks.append(precise_turns(fact) if kind < 0.6 else informative_turns(fact) if kind < 0.75 else rationale_turns(fact, rng))
+            talks.append(precise_turns(fact) if kind < 0.75 else informative_turns(fact) if kind < 0.85 else rationale_turns(fact, rng))
         return shared_row([self._encode(t, image) for t in talks])
 
     def picture_dialogue(self, rng: random.Random) -> Row:

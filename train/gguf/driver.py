@@ -47,7 +47,14 @@ def main(converter: Path, model: Path, text: Path, mmproj: Path, outtype: str, n
         known = rules.is_file() and has_qwen2_rules(json.loads(rules.read_text("utf-8")))
         return "qwen2" if known else own_answer(self, tokenizer)
 
-    TextModel.get_vocab_base_pre = pre_tokenizer
+    own_sentences = TextModel._set_vocab_sentencepiece
+
+    def sentences(self: Any, add_to_gguf: bool = True) -> None:
+        if not (model / "tokenizer.model").is_file():  # before it asks for the sentencepiece package
+            raise FileNotFoundError(model / "tokenizer.model")
+        own_sentences(self, add_to_gguf)
+
+    TextModel.get_vocab_base_pre, TextModel._set_vocab_sentencepiece = pre_tokenizer, sentences
     types = {"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16}
     with torch.inference_mode():
         hparams = ModelBase.load_hparams(model, False)

@@ -26,8 +26,8 @@ _BLOCKS = {
 }  # fmt: skip
 """Weights in a block and bytes a block takes, by ggml type number; types not here are checked by llama.cpp alone."""
 
-type Fact = str | bool | int | float
-type Value = Fact | list[Fact]
+Fact = str | bool | int | float
+Value = Fact | list[Fact]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,308 @@
+"""The vault: records and all that is made of them, encrypted; opened only by a logged use.
+
+    with Vault.open(home, passphrase) as vault:
+        with vault.use([record.image], "HRESCH", actor, "train") as opened:
+            picture = opened.read(record.image)
+
+There is no other way to plaintext: the custodian gives a key only for an event that is durable.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from audit import accounts, manifest
+from audit.actor import Actor
+from audit.catalogue import Catalogue, now
+from audit.checkpoint import VerifierKey
+from audit.custodian import Custodian
+from audit.errors import BadInput, IntegrityFailure, Refused
+from audit.events import Event
+from audit.home import CATALOGUE, check, make
+from audit.keys import COST, Cost, Recipient
+from audit.objects import ObjectStore
+from audit.rows import NewObject, Note, StoredObject
+from audit.sealing import common_suite
+
+__all__ = ["NewObject", "Opened", "Vault"]
+_BATCH_OBJECTS, _BATCH_BYTES = 512, 256 << 20
+"""How much `put_many` writes before it commits."""
+
+
+class Opened:
+    """Objects whose use is in the log; they can be read until the `with` block of `Vault.use` ends."""
+
+    def __init__(self, objects: Sequence[StoredObject], keys: dict[str, bytes], store: ObjectStore) -> None:
+        self._objects, self._keys, self._store = {stored.id: stored for stored in objects}, keys, store
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the objects, in the order in which they were asked for."""
+        return list(self._objects)
+
+    def read(self, object_id: str) -> bytes:
+        """The object's bytes. Raises Refused where its use is not logged, IntegrityFailure where it was changed."""
+        return b"".join(self.chunks(object_id))
+
+    def chunks(self, object_id: str) -> Iterator[bytes]:
+        """The object's bytes in chunks of 1 MiB, for large ones. Raises as `read`, at the chunk concerned."""
+        if object_id not in self._keys:
+            raise Refused("the use of this object is not in the log, or is over", where=object_id)
+        size = 0
+        for chunk in self._store.chunks(object_id, self._keys[object_id]):
+            size += len(chunk)
+            yield chunk
+        if size != self._objects[object_id].size:
+            raise IntegrityFailure("an object's size is not what the catalogue says", where=object_id)
+
+    def close(self) -> None:
+        """Forget the keys."""
+        self._keys.clear()
+
+
+class Vault:
+    """The data of one appliance, and the log of its use."""
+
+    def __init__(self, home: Path, custodian: Custodian) -> None:
+        """See `create` and `open`."""
+        self.home = home
+        """The appliance's directory."""
+        self._custodian = custodian
+        self.catalogue = Catalogue(home / CATALOGUE)
+        """What the vault holds, in plain."""
+        self._store = ObjectStore(home / "vault")
+        self._store.sweep(self._has_row)
+
+    @classmethod
+    def create(
+        cls,
+        home: Path,
+        passphrase: bytes,
+        recipients: Sequence[Recipient],
+        *,
+        cost: Cost = COST,
+        actor: Actor | None = None,
+    ) -> Self:
+        """Make an appliance's home: keys, log, vault. It appears whole or not at all.
+
+        Args:
+            home: a directory that does not exist yet, or is empty.
+            passphrase: opens the vault and the log's key.
+            recipients: who can read the log; two at least.
+            cost: what a guess of the passphrase costs.
+            actor: who makes it; by default the user of this process, as operator.
+
+        Raises:
+            Refused: the home exists, there are fewer than two recipients, or the passphrase is empty.
+            EnvironmentProblem: the disk refuses.
+        """
+        common_suite(recipients)
+        home = Path(os.path.abspath(home))
+
+        def fill(made: Path) -> None:
+            custodian = Custodian.create(made, passphrase, recipients, cost)
+            detail = {"recipients": [recipient.name for recipient in recipients]}
+            who = actor or Actor.current("operator")
+            custodian.commit([Event("appliance.created", who, activity="init", detail=detail)])
+            custodian.close()
+            ObjectStore.create(made / "vault")
+            Catalogue(made / CATALOGUE).close()
+
+        make(home, fill, now())
+        return cls.open(home, passphrase)
+
+    @classmethod
+    def open(cls, home: Path, passphrase: bytes) -> Self:
+        """Open an appliance.
+
+        Raises:
+            Refused: there is none, a newer version made it, or the passphrase is wrong.
+            IntegrityFailure: its key file or its log is damaged.
+        """
+        home = Path(os.path.abspath(home))
+        check(home)
+        custodian = Custodian.open(home, passphrase)
+        try:
+            return cls(home, custodian)
+        except BaseException:
+            custodian.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget the keys and release the files."""
+        self._custodian.close()
+        self.catalogue.close()
+        self._store.close()
+
+    # -- in
+
+    def put(
+        self,
+        kind: str,
+        data: bytes | Path,
+        *,
+        actor: Actor,
+        patient: str | None = None,
+        parents: Sequence[str] = (),
+        note: Note | None = None,
+        activity: str = "",
+    ) -> str:
+        """Encrypt and store one object; return its id once file, event and row are durable. Raises as `put_many`."""
+        return self.put_many([NewObject(kind, data, patient, parents, note or {})], actor=actor, activity=activity)[0]
+
+    def put_many(self, items: Iterable[NewObject], *, actor: Actor, activity: str = "") -> list[str]:
+        """Encrypt and store objects; return their ids in order.
+
+        They are committed in batches of up to 512 objects or 256 MiB, each batch whole or not at all, its events
+        before its rows.
+
+        Raises:
+            BadInput: a parent is unknown.
+            EnvironmentProblem: the disk refuses; the batch at hand leaves nothing behind.
+        """
+        ids: list[str] = []
+        batch: list[NewObject] = []
+        held = 0
+        for item in items:
+            batch.append(item)
+            held += len(item.data) if isinstance(item.data, bytes) else item.data.stat().st_size
+            if len(batch) >= _BATCH_OBJECTS or held >= _BATCH_BYTES:
+                ids += self._put_batch(batch, actor, activity)
+                batch, held = [], 0
+        return ids + (self._put_batch(batch, actor, activity) if batch else [])
+
+    def _put_batch(self, items: Sequence[NewObject], actor: Actor, activity: str) -> list[str]:
+        for parent in {parent for item in items for parent in item.parents}:
+            self.catalogue.object(parent)
+        rows: list[StoredObject] = []
+        written: list[str] = []
+        try:
+            for item in items:
+                blob = self._custodian.new_blob(item.patient or "")
+                written.append(blob.id)
+                size, digest = self._store.write(blob.id, blob.key, item.data)
+                row = (blob.id, item.kind, item.patient or "", size, digest, blob.salt, blob.version, now(), item.note)
+                rows.append(StoredObject(*row))
+            self._store.flush(written)
+            event = Event("object.stored", actor, activity=activity)
+            self._custodian.commit(accounts.of_storing(event, rows, items))
+            with self.catalogue.transaction():
+                for stored, item in zip(rows, items, strict=True):
+                    self.catalogue.add_object(stored, item.parents)
+        except BaseException:
+            for object_id in written:
+                if not self._has_row(object_id):  # Ctrl-C may come right after the rows were committed
+                    self._store.remove(object_id)
+            raise
+        for object_id in written:
+            self._store.publish(object_id)
+        return written
+
+    # -- out
+
+    @contextmanager
+    def use(
+        self,
+        object_ids: Iterable[str],
+        purpose: str,
+        actor: Actor,
+        activity: str,
+        detail: Mapping[str, Any] | None = None,
+    ) -> Iterator[Opened]:
+        """Open objects for a purpose; their use is durable in the log before the block begins.
+
+        Args:
+            object_ids: what to open.
+            purpose: ``TREAT``, ``HRESCH`` or ``HOPERAT``.
+            actor: who uses them.
+            activity: what for, in a few words: ``synth``, ``train``, ``ask`` ...
+            detail: further facts for the event, such as the run's id.
+
+        Raises:
+            Refused: the purpose is unknown.
+            BadInput: the vault holds no such object.
+            EnvironmentProblem: the event cannot be committed; nothing is opened.
+        """
+        # Made before anything else, so that an unknown purpose is refused even where nothing is asked for.
+        event = Event("object.used", actor, purpose, activity=activity, detail=dict(detail or {}))
+        objects = [self._present(object_id) for object_id in dict.fromkeys(object_ids)]
+        keys = self._custodian.release(accounts.of_objects(event, objects), objects)
+        opened = Opened(objects, keys, self._store)
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+    def delete(self, object_ids: Iterable[str], *, actor: Actor, activity: str) -> None:
+        """Delete objects' files (old training checkpoints, caches); rows and lineage stay. Raises as `use`."""
+        objects = [self._present(object_id) for object_id in dict.fromkeys(object_ids)]
+        event = Event("object.deleted", actor, activity=activity)
+        self._custodian.commit(accounts.of_objects(event, objects))
+        self.catalogue.mark_deleted(stored.id for stored in objects)
+        for stored in objects:
+            self._store.remove(stored.id)
+
+    # -- log and names
+
+    def record(self, event: Event) -> int:
+        """Commit any other event; return its sequence. Raises as `Log.append_many`."""
+        return self._custodian.commit([event])[0]
+
+    def record_many(self, events: Sequence[Event]) -> list[int]:
+        """Commit events together; return their sequences. Raises as `Log.append_many`."""
+        return self._custodian.commit(events)
+
+    def checkpoint(self) -> bytes:
+        """The log's newest checkpoint, a signed note: to be embedded in what leaves the appliance."""
+        return self._custodian.checkpoint()
+
+    @property
+    def log_key(self) -> VerifierKey:
+        """The log's public key."""
+        return self._custodian.log_key
+
+    @property
+    def recipients(self) -> tuple[Recipient, ...]:
+        """Who can read the log."""
+        return self._custodian.recipients
+
+    def pseudonym(self, hospital_number: str) -> str:
+        """The appliance's stable name for a patient, ``P-XXXXXXXXXX``. Raises BadInput for an empty number."""
+        return self._custodian.pseudonym(hospital_number)
+
+    def fingerprint(self, data: bytes) -> str:
+        """Keyed digest of data, hex: finds the same record again without telling anybody what it is."""
+        return self._custodian.mark("fingerprint", data).hex()
+
+    def patient_mark(self, patient: str) -> bytes:
+        """A patient's mark in manifests, 32 bytes; zeros where there is no single patient."""
+        return self._custodian.mark("manifest", patient.encode()) if patient else b"\x00" * manifest.MARK_BYTES
+
+    def manifest_leaves(self, object_ids: Iterable[str]) -> list[bytes]:
+        """The manifest of a data set of objects, sorted leaves with sentinels; `manifest.root_of` gives its root."""
+        objects = [self.catalogue.object(object_id) for object_id in dict.fromkeys(object_ids)]
+        return manifest.leaves(
+            manifest.Item(self.patient_mark(one.patient), manifest.commit(one.salt, one.id, one.digest))
+            for one in objects
+        )
+
+    def _present(self, object_id: str) -> StoredObject:
+        stored = self.catalogue.object(object_id)
+        if stored.deleted:
+            raise BadInput(f"this object was deleted at {stored.deleted}", where=object_id)
+        return stored
+
+    def _has_row(self, object_id: str) -> bool:
+        try:
+            return not self.catalogue.object(object_id).deleted
+        except BadInput:
+            return False

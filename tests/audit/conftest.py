@@ -1,0 +1,60 @@
+"""Small logs and vaults: cheap passphrases, real cryptography."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from audit.actor import Actor
+from audit.checkpoint import Signer
+from audit.events import Event
+from audit.keys import Cost, KeyPair, generate
+from audit.log import Log
+from audit.vault import Vault
+
+CHEAP = Cost(memory_kib=64, iterations=1, lanes=1)
+ACTOR = Actor("ada", "steward")
+PASSPHRASE = b"correct horse"
+
+
+@dataclass(frozen=True)
+class Kit:
+    """A log, its key, and the people who can read it."""
+
+    path: Path
+    mark: Path
+    signer: Signer
+    auditor: KeyPair
+    recovery: KeyPair
+
+    def open(self) -> Log:
+        return Log(self.path, self.signer, [self.auditor.recipient, self.recovery.recipient], self.mark)
+
+
+@pytest.fixture(scope="session")
+def people() -> tuple[KeyPair, KeyPair, KeyPair]:
+    """Auditor, recovery holder, and a stranger."""
+    return generate("auditor", "X25519"), generate("recovery", "X25519"), generate("stranger", "X25519")
+
+
+@pytest.fixture
+def kit(tmp_path: Path, people: tuple[KeyPair, KeyPair, KeyPair]) -> Kit:
+    made = Kit(tmp_path / "log.sqlite", tmp_path / "high-water", Signer.generate("cloche/log/test"), *people[:2])
+    Log.create(made.path, made.signer, [people[0].recipient, people[1].recipient], made.mark).close()
+    return made
+
+
+@pytest.fixture
+def vault(tmp_path: Path, people: tuple[KeyPair, KeyPair, KeyPair]) -> Iterator[Vault]:
+    recipients = [people[0].recipient, people[1].recipient]
+    with Vault.create(tmp_path / "home", PASSPHRASE, recipients, cost=CHEAP, actor=ACTOR) as made:
+        yield made
+
+
+@pytest.fixture
+def event() -> Callable[..., Event]:
+    def make(number: int = 0, **fields: object) -> Event:
+        return Event("note", ACTOR, detail={"number": number}, **fields)  # type: ignore[arg-type]
+
+    return make
