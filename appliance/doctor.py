@@ -27,6 +27,8 @@ CONVERTER_FILES = ("convert_hf_to_gguf.py", "conversion/__init__.py", "gguf-py/g
 """Files that the GGUF converter cannot do without."""
 STARTER = Path(__file__).parent / "starter" / "model"
 """Where the starter model lies in the installed package."""
+INSTALL = "make setup, in the folder of Cloche's source"
+"""What brings every package. Not a name to pip: nobody should fetch a stranger's package of that name."""
 LIBRARY_TIMEOUT_S = 60
 """Seconds that llama.cpp may take to load."""
 
@@ -95,8 +97,7 @@ def _packages(extra: str, names: tuple[str, ...]) -> Finding:
         except importlib.metadata.PackageNotFoundError:
             absent.append(name)
     if absent:
-        wanted = "cloche" if extra == "base" else f"cloche[{extra}]"
-        return Finding(f"packages: {extra}", "missing", f"not installed: {', '.join(absent)}", f'pip install "{wanted}"')
+        return Finding(f"packages: {extra}", "missing", f"not installed: {', '.join(absent)}", INSTALL)
     return Finding(f"packages: {extra}", "ok", ", ".join(found))
 
 
@@ -111,7 +112,7 @@ def _llama_cpp() -> Finding:
         return Finding("llama.cpp", "missing", f"does not load within {LIBRARY_TIMEOUT_S} s", "cloche doctor, again")
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"the process ended with {done.returncode}"])[-1]
-        return Finding("llama.cpp", "missing", f"does not load: {reason}", 'pip install "cloche[infer]"')
+        return Finding("llama.cpp", "missing", f"does not load: {reason}", INSTALL)
     return Finding("llama.cpp", "ok", f"loads, bindings {done.stdout.strip()}")
 
 
@@ -121,7 +122,7 @@ def _converter() -> Finding:
     if absent:
         return Finding(
             "GGUF converter", "missing", f"{folder} lacks {', '.join(absent)}",
-            f"{sys.executable} packaging/install_converter.py",
+            "python packaging/install_converter.py, in the folder of Cloche's source",
         )  # fmt: skip
     return Finding("GGUF converter", "ok", str(folder))
 
@@ -138,7 +139,9 @@ def _starter() -> Finding:
 def _accelerator() -> Finding:
     driver = Path("/proc/driver/nvidia/version")
     if not driver.is_file():
-        return Finding("accelerator", "note", "no NVIDIA driver: everything runs on the processor, fit for small models")
+        return Finding(
+            "accelerator", "note", "no NVIDIA driver: everything runs on the processor, fit for small models"
+        )
     return Finding("accelerator", "ok", driver.read_text().splitlines()[0])
 
 

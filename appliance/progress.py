@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 Progress = Callable[[int, int, str], None]
-"""Called with how many are done, of how many (0: not known yet), and of what (`steps`, `images`: a noun in the plural)."""
+"""Called with how many are done, of how many (0: not known yet), and of what (`steps`, `images`: a plural noun)."""
 PLAIN_EVERY_S = 5.0
 """Seconds between two plain lines."""
 

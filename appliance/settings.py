@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 DEFAULT_HOME = Path("~/.cloche")
 """The appliance of a person who named none."""
-PASSPHRASE_FILE = "CLOCHE_PASSPHRASE_FILE"
+PASSPHRASE_FILE = "CLOCHE_PASSPHRASE_FILE"  # noqa: S105 the name of a variable
 """Environment variable with the path of the file that holds the passphrase; the passphrase itself is never in one."""
 LONGEST_PASSPHRASE = 1024
 """Bytes of a passphrase at most: a file past that is some other file."""

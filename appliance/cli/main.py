@@ -71,7 +71,7 @@ class LazyGroup(click.Group):
         return None if entry is None else load(entry)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for person in (ANYONE, IT, STEWARD, CLINICIAN, OFFICER):
+        for person in dict.fromkeys(entry.person for entry in COMMANDS.values()):
             with formatter.section(person):
                 formatter.write_dl([(name, entry.says) for name, entry in COMMANDS.items() if entry.person == person])
 

@@ -18,44 +18,34 @@ from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 
 from appliance.starter.architecture import SPECIAL, config
 from appliance.starter.lessons import BLANK, Lessons, Pool
-from appliance.starter.pictures import SIDE, Scene, draw
+from appliance.starter.pictures import SIDE, draw
 from appliance.starter.tower import attend_together, batch_of
 from train.data.encode import Encoder
-from train.data.rows import Batch, collate
-from train.models.qwen2_vl import Qwen2VL
+from train.data.rows import collate
+from train.models.forward import learned_logits
+from train.models.qwen2_vl import Qwen2VL, patches_of
 from train.optimizers import pack_state, unpack_state
 
 RATE = 2e-3
 ROWS = 20
 
 
-def build_pool(model: Any, count: int, seed: int) -> tuple[Pool, dict[str, np.ndarray]]:
-    """Draw pictures and compute their visual tokens once; float16 (64, 256) each."""
-    from PIL import Image
-
-    rng, scenes, features = random.Random(f"pool {seed}"), dict[str, Scene](), dict[str, np.ndarray]()
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        for start in range(0, count, 32):
-            drawings = [draw(rng) for _ in range(min(32, count - start))]
-            tokens = attend_together(model.model.visual, batch_of(drawings)[0], len(drawings))
-            for k, (drawing, token) in enumerate(zip(drawings, tokens.float().view(len(drawings), 64, -1), strict=True)):
-                scenes[f"{seed}/{start + k}"] = drawing.scene
-                features[f"{seed}/{start + k}"] = token.half().numpy()
-        from train.models.qwen2_vl import patches_of
-
-        blank = np.asarray(Image.new("RGB", (SIDE, SIDE), "white"), np.float32) / 127.5 - 1
-        features[BLANK] = attend_together(model.model.visual, torch.from_numpy(patches_of(blank, 8, 2, 2)), 1).float().half().numpy()
-    return Pool(tuple(scenes), scenes), features
-
-
-def hidden_of(model: Any, batch: Batch, features: torch.Tensor) -> torch.Tensor:
-    """Hidden states (B*T, D) of a batch, the features (M, D) standing at the image tokens."""
-    embeds = model.get_input_embeddings()(batch.ids)
-    if len(features):
-        flat = embeds.view(-1, embeds.shape[-1])
-        embeds = flat.index_copy(0, batch.image_places, features.to(flat.dtype)).view_as(embeds)
-    out = model.model.language_model(inputs_embeds=embeds, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False)
-    return out.last_hidden_state.view(-1, embeds.shape[-1])
+def build_pool(model: Any, count: int, seed: int, kept: Path) -> tuple[Pool, dict[str, np.ndarray]]:
+    """Draw pictures and compute their visual tokens once; float16 (64, 256) each, kept in a file for the next start."""
+    rng = random.Random(f"pool {seed}")
+    drawings = {f"{seed}/{k}": draw(rng) for k in range(count)}
+    pool = Pool(tuple(drawings), {i: d.scene for i, d in drawings.items()})
+    if not kept.exists():
+        names, found = list(drawings), []
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            for start in range(0, count, 32):
+                some = [drawings[i] for i in names[start : start + 32]]
+                found.append(attend_together(model.model.visual, batch_of(some)[0], len(some)).half().view(len(some), 64, -1))
+            blank = np.ones((SIDE, SIDE, 3), np.float32)
+            found.append(attend_together(model.model.visual, torch.from_numpy(patches_of(blank, 8, 2, 2)), 1).half()[None])
+        save_file({"features": torch.cat(found)}, kept)
+    features = load_file(kept)["features"].numpy()
+    return pool, dict(zip((*drawings, BLANK), features, strict=True))
 
 
 def train_speech(out: Path, words: Path, steps: int, pool_size: int = 8000, seed: int = 2, stop_after: float | None = None) -> bool:
@@ -69,7 +59,7 @@ def train_speech(out: Path, words: Path, steps: int, pool_size: int = 8000, seed
     model = Qwen2VLForConditionalGeneration._from_config(config(), attn_implementation="sdpa")
     model.model.visual.load_state_dict(load_file(out / "tower.safetensors"))
     model.model.visual.requires_grad_(False)
-    pool, features = build_pool(model, pool_size, seed)
+    pool, features = build_pool(model, pool_size, seed, out / "pool.safetensors")
     encoder = Encoder(AutoTokenizer.from_pretrained(words), Qwen2VL(SPECIAL.index("<|image_pad|>"), 8))
     lessons = Lessons(encoder, pool, seed)
     language = dict(model.model.language_model.named_parameters())
@@ -89,8 +79,8 @@ def train_speech(out: Path, words: Path, steps: int, pool_size: int = 8000, seed
             batch = collate(rows[start : start + 5], 0)
             seen = torch.from_numpy(np.concatenate([features[i] for i in batch.images]).astype(np.float32)) if batch.images else torch.zeros(0)
             with torch.autocast("cpu", torch.bfloat16):
-                logits = model.lm_head(hidden_of(model, batch, seen)[batch.sources])
-            loss = F.cross_entropy(logits.float(), batch.targets, reduction="sum") / total
+                logits = learned_logits(model, batch, seen)
+            loss = F.cross_entropy(logits, batch.targets, reduction="sum") / total
             loss.backward()
             loss_sum += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(model.model.language_model.parameters(), 1.0)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,10 +16,14 @@ from PIL import Image
 from audit.conversation import Turn
 
 SPECIAL = (
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>",
+    "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
 )  # fmt: skip
 """Special tokens; the ids are their places in this tuple, as in the starter."""
-QWEN2_PRE = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+QWEN2_PRE = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 """Qwen2's pre-tokenizer expression, written out a second time so that a slip in train/gguf is seen."""
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -44,7 +49,7 @@ def tokenizer_of(vocabulary: int = 512) -> Any:
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ])  # fmt: skip
     core.decoder = decoders.ByteLevel()
-    words = "Is the left right red green round lesion visible in this slice? Yes. No. What plane and where? Ünïcode 12".split()
+    words = re.findall(r"\S+", "Is the left right red lesion visible in this slice? Yes. No. What plane and where? Ünï 12")
     rng = np.random.default_rng(0)
     lines = [" ".join(rng.choice(words, 8)) for _ in range(400)]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -88,10 +93,9 @@ def write_tiny_model(directory: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     model = Qwen2VLForConditionalGeneration(tiny_config())
     with torch.no_grad():  # biases and norms start at 0 and 1: move them, so that a forgotten one is seen
-        for name, weight in model.named_parameters():
-            weight.add_(torch.randn_like(weight) * (0.1 if weight.ndim == 1 else 0.02))
-            if "embed_tokens" in name:
-                weight.mul_(3)
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * (0.1 if weight.ndim == 1 else 0.06))
+        model.get_input_embeddings().weight[SPECIAL.index("<|im_end|>")].mul_(2.5)  # so that some answers end
     model.save_pretrained(directory)
     tokenizer_of().save_pretrained(directory)
     square = SIDE * SIDE

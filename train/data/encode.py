@@ -65,7 +65,8 @@ class Encoder:
 
         Args:
             conversation: its turns say which are learned. A learned answer counts from its first word to the token
-                that ends the turn; a learned user turn counts whole, header included (METHODS 1.2).
+                that ends the turn; a learned user turn counts whole, header included, and so does the answer to it:
+                who writes the question writes on from there (METHODS 1.2).
             grids: (rows, columns) of visual tokens of each image.
             ends: append the end-of-text token, learned: the model learns to end the dialogue.
         """
@@ -74,7 +75,8 @@ class Encoder:
         for k, turn in enumerate(turns):
             if not turn.learned:
                 continue
-            start = len(self.render(turns[:k], images if k else 0, "assistant" if turn.role == "assistant" else ""))
+            header = turn.role == "user" or (k > 0 and turns[k - 1].role == "user" and turns[k - 1].learned)
+            start = len(self.render(turns[:k], images if k else 0, "" if header else turn.role))
             stop = len(self.render(turns[: k + 1], images))
             whole = turn.role == "user" or ends
             spans.append((start, stop if whole else start + len(text[start:stop].rstrip())))

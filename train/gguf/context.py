@@ -40,7 +40,7 @@ class Context:
             self._handle = self._llama.llama_init_from_model(model, parameters)
             if not self._handle:
                 why = last_words(lines, "no reason given")
-                raise EnvironmentProblem(f"a context of {size} tokens does not fit: {why}", hint="use a shorter context")
+                raise EnvironmentProblem(f"no room for {size} tokens of context: {why}", hint="use a shorter context")
         self.size = parameters.n_ctx
         self.vocabulary = self._llama.llama_vocab_n_tokens(self._llama.llama_model_get_vocab(model))
         self._batch = _Batch(parameters.n_batch)
@@ -172,7 +172,7 @@ class _Batch:
         self._sequence = np.zeros(1, np.int32)
         self._sequences = np.full(size, self._sequence.ctypes.data, np.uintp)
         kinds = dict(llama.llama_batch._fields_)
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             "token": self._tokens, "pos": self._positions, "n_seq_id": self._counts, "seq_id": self._sequences,
             "logits": self._outputs,
         }  # fmt: skip

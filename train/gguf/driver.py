@@ -7,6 +7,7 @@ with Qwen2's rules and a vocabulary of its own is unknown to it. Here the rules 
 not Qwen2's, the converter's own answer stands.
 """
 
+import importlib
 import json
 import logging
 import sys
@@ -38,30 +39,32 @@ def main(converter: Path, model: Path, text: Path, mmproj: Path, outtype: str, n
     sys.path[:0] = [str(converter), str(converter / "gguf-py")]
     import gguf
     import torch
-    from conversion import ModelBase, ModelType, TextModel, get_model_architecture, get_model_class
 
-    own_answer = TextModel.get_vocab_base_pre
+    conversion = importlib.import_module("conversion")  # of llama.cpp, in the converter's folder
+    kinds, text_model = conversion.ModelType, conversion.TextModel
+    own_answer = text_model.get_vocab_base_pre
 
     def pre_tokenizer(self: Any, tokenizer: Any) -> str:
         rules = model / "tokenizer.json"
         known = rules.is_file() and has_qwen2_rules(json.loads(rules.read_text("utf-8")))
         return "qwen2" if known else own_answer(self, tokenizer)
 
-    own_sentences = TextModel._set_vocab_sentencepiece
+    own_sentences = text_model._set_vocab_sentencepiece
 
     def sentences(self: Any, add_to_gguf: bool = True) -> None:
         if not (model / "tokenizer.model").is_file():  # before it asks for the sentencepiece package
             raise FileNotFoundError(model / "tokenizer.model")
         own_sentences(self, add_to_gguf)
 
-    TextModel.get_vocab_base_pre, TextModel._set_vocab_sentencepiece = pre_tokenizer, sentences
+    text_model.get_vocab_base_pre, text_model._set_vocab_sentencepiece = pre_tokenizer, sentences
     types = {"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16}
     with torch.inference_mode():
-        hparams = ModelBase.load_hparams(model, False)
+        hparams = conversion.ModelBase.load_hparams(model, False)
         sees = "vision_config" in hparams
-        for kind, out in ((ModelType.TEXT, text), (ModelType.MMPROJ, mmproj))[: 1 + sees]:
-            chosen = get_model_class(get_model_architecture(hparams, kind), mmproj=kind == ModelType.MMPROJ)
-            chosen(model, types[outtype], out, model_name=name).write()
+        for kind, out in ((kinds.TEXT, text), (kinds.MMPROJ, mmproj))[: 1 + sees]:
+            architecture = conversion.get_model_architecture(hparams, kind)
+            model_class = conversion.get_model_class(architecture, mmproj=kind == kinds.MMPROJ)
+            model_class(model, types[outtype], out, model_name=name).write()
 
 
 if __name__ == "__main__":

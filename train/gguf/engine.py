@@ -7,6 +7,7 @@ M-RoPE code. One caller at a time.
 """
 
 import ctypes
+import math
 import os
 import unicodedata
 import weakref
@@ -17,6 +18,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+from numpy.random import Generator as Random
 from PIL import Image
 
 from audit.conversation import Turn
@@ -29,6 +31,8 @@ from train.gguf.vision import Projector, Seen
 
 _CONTROL = 3
 """Type number of control tokens in a GGUF's vocabulary."""
+_SMALL = 50_000_000
+"""Parameters below which one thread computes alone."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Engine:
         text: the language model, a GGUF file or its bytes. Bytes are read through memory only.
         mmproj: its vision part likewise, or None.
         context: most tokens of prompt and answer together; never more than the model was trained for.
-        threads: threads to compute with; None for all cores that this process may use.
+        threads: threads to compute with; None for as many as pay (``worthwhile_threads``).
 
     Raises:
         BadInput: no sound GGUF, no language model with a chat template, or an mmproj of another model.
@@ -65,8 +69,9 @@ class Engine:
         self, text: Path | bytes, mmproj: Path | bytes | None = None, context: int = 2048, threads: int | None = None
     ) -> None:
         self._llama, _ = bindings()
-        threads = threads or len(os.sched_getaffinity(0))
-        self.metadata = read_header(text).metadata
+        header = read_header(text)
+        self.metadata = header.metadata
+        threads = threads or worthwhile_threads(sum(math.prod(shape) for shape in header.tensors.values()))
         where = str(text) if isinstance(text, Path) else "model in memory"
         tokens, kinds = self.metadata.get("tokenizer.ggml.tokens"), self.metadata.get("tokenizer.ggml.token_type")
         source = self.metadata.get("tokenizer.chat_template")
@@ -103,7 +108,7 @@ class Engine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
 
     def prompt(self, messages: Sequence[Turn], image: Image.Image | None = None) -> str:
@@ -114,6 +119,15 @@ class Engine:
         """
         slot = self._projector.slot if self._projector else ""
         return slot.join(self._template.render(messages, image is not None))
+
+    @property
+    def end(self) -> int:
+        """The token that ends a turn."""
+        return int(self._llama.llama_vocab_eos(self._vocabulary))
+
+    def ends(self, token: int) -> bool:
+        """Whether a token ends what is generated."""
+        return bool(self._llama.llama_vocab_is_eog(self._vocabulary, token))
 
     def tokenize(self, text: str, special: bool = True) -> list[int]:
         """Token ids of a text, nothing put before or behind it; ``special`` reads control tokens as such."""
@@ -159,7 +173,7 @@ class Engine:
         draw = np.random.default_rng(seed)
         return [self._answer(self._parts(turns, image), max_tokens, temperature, draw) for turns in questions]
 
-    def _answer(self, parts: list[int | Seen], max_tokens: int, temperature: float, draw: np.random.Generator) -> Answer:
+    def _answer(self, parts: list[int | Seen], max_tokens: int, temperature: float, draw: Random) -> Answer:
         self._context.fits(parts, 1)
         (row,) = self._context.read(parts, 1, self._projector)
         tokens: list[int] = []
@@ -170,7 +184,7 @@ class Engine:
             second, first = np.partition(chances, -2)[-2:]
             margins.append(float(first - second))
             total += float(chances[token])
-            stopped = bool(self._llama.llama_vocab_is_eog(self._vocabulary, token))
+            stopped = self.ends(token)
             if stopped:
                 break
             tokens.append(token)
@@ -192,7 +206,7 @@ class Engine:
         if not options:
             raise BadInput("there are no options to choose from")
         parts = self._parts(messages, image)
-        end = [self._llama.llama_vocab_eos(self._vocabulary)] if ended else []
+        end = [self.end] if ended else []
         found = {}
         for option in options:
             ids = [*self.tokenize(option, special=False), *end]
@@ -228,6 +242,15 @@ class Engine:
         return parts
 
 
+def worthwhile_threads(parameters: int) -> int:
+    """One thread for a model so small that threads would wait for each other longer than they compute, else all cores.
+
+    llama.cpp's threads meet after every operation and wait by spinning; on a busy machine a second thread made a model
+    of 8 million parameters 50 times slower, and none faster.
+    """
+    return 1 if parameters < _SMALL else len(os.sched_getaffinity(0))
+
+
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Log-probabilities (V,) float64 of logits (V,)."""
     shifted = logits.astype(np.float64) - logits.max()
@@ -235,7 +258,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return found
 
 
-def _pick(chances: np.ndarray, temperature: float, draw: np.random.Generator) -> int:
+def _pick(chances: np.ndarray, temperature: float, draw: Random) -> int:
     if temperature <= 0:
         return int(chances.argmax())
     weights = np.exp(log_softmax(chances / temperature))

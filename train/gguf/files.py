@@ -31,8 +31,10 @@ def replaced(out: Path) -> Iterator[Path]:
         partial.replace(out)
         _flush(out.parent)
     except OSError as error:
+        if error.filename is not None and not str(error.filename).startswith(str(out.parent)):
+            raise
         raise EnvironmentProblem(
-            f"The file could not be written: {error.strerror or error}", where=str(out), hint="cloche doctor"
+            f"this could not be written: {error.strerror or error}", where=str(out), hint="cloche doctor"
         ) from error
     finally:
         if partial.is_dir():

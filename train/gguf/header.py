@@ -57,7 +57,7 @@ class _Reader:
         self.data, self.size, self.where, self.at = data, len(data), where, 0
 
     def bad(self, why: str) -> BadInput:
-        return BadInput(f"This GGUF file is broken: {why}", where=self.where, hint="copy or export the model again")
+        return BadInput(f"this GGUF file is broken: {why}", where=self.where, hint="copy or export the model again")
 
     def take(self, count: int) -> bytes:
         if count > self.size - self.at:
@@ -117,12 +117,12 @@ def _mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 yield data
     except (FileNotFoundError, IsADirectoryError, PermissionError, ValueError) as error:
-        raise BadInput("There is no readable GGUF file here", where=str(path), hint="name the .gguf file") from error
+        raise BadInput("there is no readable GGUF file here", where=str(path), hint="name the .gguf file") from error
 
 
 def _parse(reader: _Reader) -> Header:
     if reader.size < len(MAGIC) or reader.take(len(MAGIC)) != MAGIC:
-        raise BadInput("This is not a GGUF file", where=reader.where, hint="name a .gguf file made by cloche export")
+        raise BadInput("this is not a GGUF file", where=reader.where, hint="name a .gguf file made by cloche export")
     version = reader.number("<I")
     if version not in (2, 3):
         raise reader.bad(f"it has format version {version}; versions 2 and 3 are known")
@@ -174,7 +174,7 @@ def stamp(source: Path, out: Path, facts: Mapping[str, Fact]) -> None:
     """
     foreign = [key for key in facts if not key.startswith(("cloche.", "general.")) or key == "general.alignment"]
     if foreign:
-        raise BadInput(f"The key {foreign[0]} is not ours to write", hint="use keys that begin with cloche.")
+        raise BadInput(f"the key {foreign[0]} is not ours to write", hint="use keys that begin with cloche.")
     header = read_header(source)
     kept = [span for key, span in header.spans.items() if key not in facts]
     with source.open("rb") as old, replaced(out) as partial, partial.open("wb") as new:

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from audit.errors import BadInput, Refused
+from audit.errors import BadInput, EnvironmentProblem, Refused
 from train.gguf.files import PICKLES, digest_of, digest_of_file, replaced
 
 INDEX = "model.safetensors.index.json"
@@ -24,6 +24,7 @@ ADAPTER_KEY = "cloche.adapter"
 """Key of an adapter's safetensors metadata: JSON with r, alpha, rslora and base_digest."""
 _COPIED = (".json", ".jinja", ".txt", ".model", ".tiktoken")
 _COPIED_NAMES = ("LICENSE", "LICENCE", "NOTICE")
+_UNQUANTISED = "merge into the 16-bit release of the same model"
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _PAIR = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight$")
 
@@ -70,18 +71,18 @@ def read_adapter(path: Path) -> Adapter:
         rank, alpha, digest = int(note["r"]), float(note["alpha"]), str(note["base_digest"])
         scale = alpha / math.sqrt(rank) if note.get("rslora") else alpha / rank
     except (SafetensorError, KeyError, TypeError, ValueError, ZeroDivisionError, OSError) as error:
-        raise BadInput("This is not an adapter of ours", where=str(path), hint="cloche train makes one") from error
+        raise BadInput("this is not an adapter of ours", where=str(path), hint="cloche train makes one") from error
     halves: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         found = _PAIR.match(name)
         if found is None or tensor.ndim != 2:
-            raise BadInput(f"The adapter holds {name}, which is no LoRA matrix of a linear layer", where=str(path))
+            raise BadInput(f"the adapter holds {name}, which is no LoRA matrix of a linear layer", where=str(path))
         if not torch.isfinite(tensor).all():
-            raise BadInput(f"The adapter's {name} holds a value that is not a finite number", where=str(path))
+            raise BadInput(f"the adapter's {name} holds a value that is not a finite number", where=str(path))
         halves.setdefault(found["module"], {})[found["side"]] = tensor
     for module, pair in halves.items():
         if set(pair) != {"A", "B"} or pair["A"].shape[0] != rank or pair["B"].shape[1] != rank:
-            raise BadInput(f"The LoRA pair of {module} is incomplete or not of rank {rank}", where=str(path))
+            raise BadInput(f"the LoRA pair of {module} is incomplete or not of rank {rank}", where=str(path))
     return Adapter({m: (p["A"], p["B"]) for m, p in halves.items()}, scale, digest)
 
 
@@ -121,7 +122,7 @@ def merge(base: Path, adapter: Path | None, out: Path, dtype: str = "float16") -
     update = read_adapter(adapter) if adapter else Adapter({}, 0.0, digest)
     if update.base_digest != digest:
         raise Refused(
-            f"The adapter was trained on the base {update.base_digest[:12]} and this base is {digest[:12]}",
+            f"the adapter was trained on the base {update.base_digest[:12]} and this base is {digest[:12]}",
             where=str(base), hint="name the base that the training run names: cloche runs",
         )  # fmt: skip
     homes = _homes(shards, update, base)
@@ -131,7 +132,10 @@ def merge(base: Path, adapter: Path | None, out: Path, dtype: str = "float16") -
         partial.mkdir()
         for shard in shards:
             tensors = {name: _merged(name, t, homes, update, kind, shard) for name, t in _tensors(shard)}
-            save_file(tensors, partial / shard.name, metadata={"format": "pt"})
+            try:
+                save_file(tensors, partial / shard.name, metadata={"format": "pt"})
+            except SafetensorError as error:  # the library hides the OSError below
+                raise EnvironmentProblem(f"weights could not be written: {error}", where=str(out)) from error
             weights |= dict.fromkeys(tensors, shard.name)
             total += sum(t.numel() * t.element_size() for t in tensors.values())
         _copy_the_rest(base, partial, dtype)
@@ -144,7 +148,7 @@ def merge(base: Path, adapter: Path | None, out: Path, dtype: str = "float16") -
 def _shards(base: Path) -> list[Path]:
     """The weight files of a model directory, refused where they are pickles or already quantised."""
     if not (base / "config.json").is_file():
-        raise BadInput("This is not a model directory: it has no config.json", where=str(base))
+        raise BadInput("this is not a model directory: it has no config.json", where=str(base))
     pickles = sorted(p.name for p in base.iterdir() if p.suffix in PICKLES)
     if pickles:
         raise Refused(
@@ -158,11 +162,11 @@ def _shards(base: Path) -> list[Path]:
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise BadInput("config.json or the weight index is not what it should be", where=str(base)) from error
     if isinstance(config, dict) and config.get("quantization_config"):
-        raise Refused("The base is quantised", where=str(base), hint="merge into the 16-bit release of the same model")
+        raise Refused("the base is quantised", where=str(base), hint=_UNQUANTISED)
     shards = [base / Path(name).name for name in listed] or sorted(base.glob("*.safetensors"))
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing or not shards:
-        raise BadInput(f"The model lacks its weights: {missing[0] if missing else 'no safetensors'}", where=str(base))
+        raise BadInput(f"the model lacks its weights: {missing[0] if missing else 'no safetensors'}", where=str(base))
     return shards
 
 
@@ -172,7 +176,7 @@ def _tensors(shard: Path) -> Iterator[tuple[str, torch.Tensor]]:
             for name in file.keys():  # noqa: SIM118
                 yield name, file.get_tensor(name)
     except (SafetensorError, OSError) as error:
-        raise BadInput(f"The weights are broken: {error}", where=str(shard), hint="copy the model again") from error
+        raise BadInput(f"the weights are broken: {error}", where=str(shard), hint="copy the model again") from error
 
 
 def _homes(shards: list[Path], update: Adapter, base: Path) -> dict[str, str]:
@@ -183,14 +187,14 @@ def _homes(shards: list[Path], update: Adapter, base: Path) -> dict[str, str]:
             with safe_open(shard, framework="pt") as file:
                 shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise BadInput(f"The weights are broken: {error}", where=str(shard), hint="copy the model again") from error
+            raise BadInput(f"the weights are broken: {error}", where=str(shard), hint="copy the model again") from error
     homes: dict[str, str] = {}
     for module, (a, b) in update.pairs.items():
         named = [f"{name}.weight" for name in names_on_disk(module) if f"{name}.weight" in shapes]
         if len(named) != 1:
-            raise BadInput(f"The base has {'no' if not named else 'more than one'} tensor for {module}", where=str(base))
+            raise BadInput(f"the base has {len(named)} tensors for {module}, not one", where=str(base))
         if shapes[named[0]] != (b.shape[0], a.shape[1]):
-            raise BadInput(f"The LoRA pair of {module} does not fit {shapes[named[0]]}", where=str(base))
+            raise BadInput(f"the LoRA pair of {module} does not fit {shapes[named[0]]}", where=str(base))
         homes[named[0]] = module
     return homes
 
@@ -199,7 +203,7 @@ def _merged(
     name: str, tensor: torch.Tensor, homes: Mapping[str, str], update: Adapter, kind: torch.dtype, shard: Path
 ) -> torch.Tensor:
     if not tensor.is_floating_point():
-        raise Refused(f"The base is quantised: {name} is {tensor.dtype}", where=str(shard), hint="use the 16-bit release")
+        raise Refused(f"the base is quantised: {name} is {tensor.dtype}", where=str(shard), hint=_UNQUANTISED)
     if name in homes:
         a, b = update.pairs[homes[name]]
         tensor = tensor.float() + update.scale * (b @ a)
