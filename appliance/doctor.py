@@ -65,10 +65,7 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 def _python() -> Finding:
-    version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < (3, 11):
-        return Finding("python", "missing", f"{version}, 3.11 or newer is needed", "make setup PYTHON=python3.11")
-    return Finding("python", "ok", version)
+    return Finding("python", "ok", f"{'.'.join(map(str, sys.version_info[:3]))} at {sys.executable}")
 
 
 def _memory() -> Finding:
@@ -146,16 +143,26 @@ def _accelerator() -> Finding:
 
 
 def _home(home: Path) -> Finding:
+    from audit.errors import ClocheError
+    from audit.home import check
+
     if not home.exists():
         return Finding("appliance", "note", f"none at {home} yet", f"cloche --home {home} init")
     try:
-        made_by = json.loads((home / "cloche.json").read_text())["made_by"]
-        mode = home.stat().st_mode & 0o777
-    except (OSError, ValueError, KeyError, TypeError):
-        return Finding("appliance", "missing", f"{home} is there, but is no appliance", "name another with --home")
+        check(home)
+    except ClocheError as error:
+        return Finding("appliance", "missing", f"{error.what} ({error.where})", error.hint)
+    mode = home.stat().st_mode & 0o777
     if mode & 0o077:
         return Finding("appliance", "missing", f"others may look into {home} (mode {mode:o})", f"chmod 700 {home}")
-    return Finding("appliance", "ok", f"{home}, made by version {made_by}")
+    return Finding("appliance", "ok", f"{home}, made by version {_made_by(home)}")
+
+
+def _made_by(home: Path) -> str:
+    """The version that made an appliance whose description was checked."""
+    from audit.home import DESCRIPTION
+
+    return str(json.loads((home / DESCRIPTION).read_text())["made_by"])
 
 
 def _gib(size: int) -> str:
@@ -175,7 +182,7 @@ class Overview:
     object_bytes: int
     """Their size on disk, in bytes."""
     log_entries: int
-    """Entries of the audit log, by its newest checkpoint; not verified."""
+    """Entries of the audit log, as its newest signed checkpoint says; the entries themselves are not looked at."""
     free_bytes: int
     """Free space beside it, in bytes."""
 
@@ -184,29 +191,23 @@ def overview(settings: Settings) -> Overview:
     """Count what the appliance holds.
 
     Raises:
-        Refused: there is no appliance.
-        IntegrityFailure: its log cannot be read.
+        Refused: there is no appliance, or a newer version made it.
+        IntegrityFailure: its log cannot be read, or its newest checkpoint is not signed by the pinned key.
     """
-    from audit.checkpoint import Checkpoint
-    from audit.errors import IntegrityFailure, Refused, storage
+    from audit.checkpoint import VerifierKey, open_note
+    from audit.errors import storage
+    from audit.home import LOG, PIN, check
     from audit.store import head, reader
 
     home = settings.home
-    try:
-        made_by = str(json.loads((home / "cloche.json").read_text())["made_by"])
-    except FileNotFoundError as error:
-        hint = f"make one with cloche --home {home} init, or name another with --home"
-        raise Refused("there is no appliance here", where=str(home), hint=hint) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityFailure(
-            "the appliance's description is damaged", where=str(home / "cloche.json"), hint="restore the last backup"
-        ) from error
+    check(home)
     sizes = [path.stat().st_size for path in (home / "vault" / "objects").glob("*/*") if path.is_file()]
-    log = home / "audit" / "log.sqlite"
-    with storage(log):
-        connection = reader(log)
+    with storage(home / LOG):
+        connection = reader(home / LOG)
         try:
-            entries = Checkpoint.from_body(head(connection).note).size
+            note = head(connection).note
         finally:
             connection.close()
-    return Overview(home, made_by, len(sizes), sum(sizes), entries, shutil.disk_usage(home).free)
+        pinned = VerifierKey.from_text((home / PIN).read_text())
+    entries = open_note(note, pinned).size
+    return Overview(home, _made_by(home), len(sizes), sum(sizes), entries, shutil.disk_usage(home).free)

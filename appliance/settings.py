@@ -105,14 +105,9 @@ def open_vault(settings: Settings, role: str) -> Iterator[tuple["Vault", "Actor"
         Refused: there is no appliance, its passphrase is wrong, or a newer version made it.
     """
     from audit.actor import Actor
-    from audit.errors import Refused
+    from audit.home import check
     from audit.vault import Vault
 
-    if not settings.home.is_dir():
-        raise Refused(
-            "there is no appliance here",
-            where=str(settings.home),
-            hint="make one with cloche init, or name another with --home",
-        )
+    check(settings.home)  # before a person is asked for the passphrase of nothing
     with Vault.open(settings.home, read_passphrase()) as vault:
         yield vault, Actor.current(role)

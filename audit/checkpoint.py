@@ -122,27 +122,45 @@ class Signer:
         return self._private.private_bytes_raw()
 
     def sign(self, checkpoint: Checkpoint) -> bytes:
-        """The signed note of a checkpoint. Source: C2SP signed-note."""
-        body = checkpoint.body()
-        signature = _b64(self.key.key_hash + self._private.sign(body))
-        return body + f"\n— {self.key.name} {signature}\n".encode()
+        """The signed note of a checkpoint."""
+        return self.sign_text(checkpoint.body())
+
+    def sign_text(self, text: bytes) -> bytes:
+        """The signed note of a text that ends in a newline. Source: C2SP signed-note."""
+        signature = _b64(self.key.key_hash + self._private.sign(text))
+        return text + f"\n— {self.key.name} {signature}\n".encode()
 
 
 def open_note(note: bytes, key: VerifierKey) -> Checkpoint:
     """The checkpoint of a signed note, once the key's signature under it is verified.
 
+    Raises:
+        IntegrityFailure: it is not a note, its origin is not the key's, or no good signature of the key is on it.
+    """
+    try:
+        checkpoint = Checkpoint.from_body(open_text(note, key))
+    except BadInput as error:
+        raise IntegrityFailure("a signed note is no checkpoint") from error
+    if checkpoint.origin != key.name:
+        raise IntegrityFailure("a checkpoint belongs to another log")
+    return checkpoint
+
+
+def open_text(note: bytes, key: VerifierKey) -> bytes:
+    """The text of a signed note, once the key's signature under it is verified. Source: C2SP signed-note.
+
     Signatures of other keys (witnesses) may stand beside it and are passed over.
 
     Raises:
-        IntegrityFailure: it is not a note, its origin is not the key's, or no good signature of the key is on it.
+        IntegrityFailure: it is not a note, or no good signature of the key is on it.
     """
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    text, blank, signatures = note.rpartition(b"\n\n")
+    head, blank, signatures = note.rpartition(b"\n\n")
     if not blank or len(note) > _MOST_NOTE_BYTES or not signatures.endswith(b"\n"):
         raise IntegrityFailure("a checkpoint is no signed note")
-    body = text + b"\n"
+    text = head + b"\n"
     marker = f"— {key.name} ".encode()
     for line in signatures.removesuffix(b"\n").split(b"\n"):
         if not line.startswith(marker):
@@ -151,13 +169,10 @@ def open_note(note: bytes, key: VerifierKey) -> Checkpoint:
             data = _unb64(line.removeprefix(marker).decode(), 4 + 64)
             if data[:4] != key.key_hash:
                 continue
-            Ed25519PublicKey.from_public_bytes(key.public).verify(data[4:], body)
-            checkpoint = Checkpoint.from_body(body)
-        except (ValueError, InvalidSignature, BadInput) as error:
+            Ed25519PublicKey.from_public_bytes(key.public).verify(data[4:], text)
+        except (ValueError, InvalidSignature) as error:
             raise IntegrityFailure("a checkpoint is not signed by the log's key") from error
-        if checkpoint.origin != key.name:
-            raise IntegrityFailure("a checkpoint belongs to another log")
-        return checkpoint
+        return text
     raise IntegrityFailure("a checkpoint is not signed by the log's key")
 
 

@@ -82,8 +82,8 @@ class Custodian:
         bag = json.dumps({**secret, "recipients": [recipient.to_dict() for recipient in recipients]}).encode()
         sealed = {"kind": _KIND, **keys.wrap(bag, passphrase, _CONTEXT, cost)}
         with storage(home):
-            (home / "keys" / RECIPIENTS).mkdir(mode=0o700, parents=True)
-            (home / "audit").mkdir(mode=0o700)
+            for path in (home / "keys", home / "keys" / RECIPIENTS, home / "audit"):
+                path.mkdir(mode=0o700)
         Log.create(home / "audit" / LOG_FILE, signer, recipients, home / "audit" / MARK_FILE).close()
         for number, recipient in enumerate(recipients, 1):
             recipient.save(home / "keys" / RECIPIENTS / f"{number}.pub")

@@ -28,23 +28,30 @@ def connect(path: Path, migrations: Sequence[str]) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA trusted_schema = OFF")
-        if _version(connection) == len(migrations):
-            return connection
-        with transaction(connection):
-            version = _version(connection)  # again: another process may have migrated while we waited for the lock
-            if version > len(migrations):
-                connection.execute("ROLLBACK")
-                connection.close()
-                raise Refused(
-                    f"a newer version of Cloche made this database: number {version}, this one knows {len(migrations)}",
-                    where=str(path),
-                    hint="install that version, or a newer one",
-                )
-            for script in migrations[version:]:
-                for statement in filter(str.strip, script.split(";")):
-                    connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {len(migrations)}")
+        try:
+            _migrate(connection, path, migrations)
+        except BaseException:
+            connection.close()
+            raise
     return connection
+
+
+def _migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[str]) -> None:
+    """Run the migrations that the database has not seen. Raises Refused where it has seen more than there are."""
+    if _version(connection) == len(migrations):
+        return
+    with transaction(connection):
+        version = _version(connection)  # again: another process may have migrated while we waited for the lock
+        if version > len(migrations):
+            raise Refused(
+                f"a newer version of Cloche made this database: number {version}, this one knows {len(migrations)}",
+                where=str(path),
+                hint="install that version, or a newer one",
+            )
+        for script in migrations[version:]:
+            for statement in filter(str.strip, script.split(";")):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(migrations)}")
 
 
 @contextmanager

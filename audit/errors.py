@@ -76,6 +76,8 @@ def storage(where: Path | str) -> Iterator[None]:
     """
     try:
         yield
+    except sqlite3.ProgrammingError:
+        raise  # a bug of ours, such as the use of what was closed
     except sqlite3.OperationalError as error:
         raise _of_database(error, str(where)) from error
     except sqlite3.DatabaseError as error:

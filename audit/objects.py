@@ -35,8 +35,10 @@ class ObjectStore:
                 path.mkdir(mode=0o700)
 
     def close(self) -> None:
-        """Let go of the lock."""
-        os.close(self._lock)
+        """Let go of the lock; once is enough."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def sweep(self, has_row: Callable[[str], bool]) -> None:
         """Finish or delete what a killed process has left, unless another process has the store open; then hold it."""
@@ -123,6 +125,16 @@ class ObjectStore:
 
     def _final(self, object_id: str) -> Path:
         return self._objects / object_id[:2] / object_id
+
+
+def size_of(data: bytes | Path) -> int:
+    """Bytes of data or of the file that it names. Raises BadInput where there is no such file."""
+    if isinstance(data, bytes):
+        return len(data)
+    try:
+        return data.stat().st_size
+    except OSError as error:
+        raise BadInput(f"the file cannot be read: {error.strerror}", where=str(data)) from error
 
 
 def _pieces(data: bytes | Path) -> Iterator[bytes]:

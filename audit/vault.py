@@ -23,7 +23,7 @@ from audit.errors import BadInput, IntegrityFailure, Refused
 from audit.events import Event
 from audit.home import CATALOGUE, check, make
 from audit.keys import COST, Cost, Recipient
-from audit.objects import ObjectStore
+from audit.objects import ObjectStore, size_of
 from audit.rows import NewObject, Note, StoredObject
 from audit.sealing import common_suite
 
@@ -174,7 +174,7 @@ class Vault:
         held = 0
         for item in items:
             batch.append(item)
-            held += len(item.data) if isinstance(item.data, bytes) else item.data.stat().st_size
+            held += size_of(item.data)
             if len(batch) >= _BATCH_OBJECTS or held >= _BATCH_BYTES:
                 ids += self._put_batch(batch, actor, activity)
                 batch, held = [], 0

@@ -5,15 +5,15 @@ The label is read from log-probabilities, not from a sampled word, and its margi
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 
 from audit.conversation import Turn
 from synth.triplet import Triplet
-from train.data.encode import Encoded
-from train.data.rows import collate, shared_row
+from train.data.encode import continued
+from train.data.rows import Row, collate, shared_row
 from train.models.forward import learned_logits
 from train.models.loading import Loaded
 
@@ -77,14 +77,12 @@ class ModelJudge:
             progress(min(len(order), start + self.batch), len(order))
         return found
 
-    def _row(self, triplet: Triplet):  # type: ignore[no-untyped-def]
+    def _row(self, triplet: Triplet) -> Row:
         asked = self.loaded.encoder.prompt(turns_of(triplet, self.shots), (), [])
         branches = []
         for label in LABELS:
-            ids = np.asarray(self.loaded.tokenizer(label, add_special_tokens=False)["input_ids"] + [self.loaded.tokenizer.eos_token_id], np.int64)
-            at = np.broadcast_to(len(asked.ids) + np.arange(len(ids)), (3, len(ids)))
-            learned = np.concatenate((np.zeros(len(asked.ids), bool), np.ones(len(ids), bool)))
-            branches.append(Encoded(np.concatenate((asked.ids, ids)), np.concatenate((asked.positions, at), 1), learned, (), len(asked.ids)))
+            ids = [*self.loaded.tokenizer(label, add_special_tokens=False)["input_ids"], self.loaded.tokenizer.eos_token_id]
+            branches.append(continued(asked, ids))
         return shared_row(branches)
 
 
@@ -102,3 +100,21 @@ def judge_all(
         labelled.append(replace(triplet, verdict=verdict, margin=margin, reason=reason))
     by_place = iter(labelled)
     return [next(by_place) if t.kept else t for t in triplets]
+
+
+class GgufJudge:
+    """A GGUF file as judge, through llama.cpp."""
+
+    def __init__(self, file: Path, shots: int = len(EXAMPLES)) -> None:
+        self.file, self.shots = file, shots
+
+    def margins(self, triplets: Sequence[Triplet], progress: Callable[[int, int], None]) -> list[dict[str, float]]:
+        """Log-probability of each label; the examples stay in the cache from one triplet to the next."""
+        from train.gguf.engine import Engine
+
+        found = []
+        with Engine(self.file) as engine:
+            for number, triplet in enumerate(triplets, 1):
+                found.append(engine.score(None, turns_of(triplet, self.shots), LABELS))
+                progress(number, len(triplets))
+        return found

@@ -13,8 +13,8 @@ HEAD = """# Commands
 Every page below is what `cloche COMMAND --help` prints; `make docs` writes this file and a test compares it.
 `--home` and `--json` stand before the command's name; where a page lists `--json`, it may stand after it too.
 
-Exit codes: 0 done, 1 bug, 2 usage, 3 refused or bad input, 4 integrity failure, 5 gate failed, 6 environment, 130 stopped
-by Ctrl-C, 141 the reader of a pipe went away.
+Exit codes: 0 done, 1 bug, 2 usage, 3 refused or bad input, 4 integrity failure, 5 gate failed, 6 environment,
+130 stopped by Ctrl-C, 141 the reader of a pipe went away.
 """
 
 
@@ -29,7 +29,8 @@ def walk(command: click.Command, context: click.Context) -> Iterator[tuple[str, 
 
 
 def _context(command: click.Command, name: str, parent: click.Context | None) -> click.Context:
-    return click.Context(command, info_name=name, parent=parent, terminal_width=WIDTH, max_content_width=WIDTH)
+    like_real = {**command.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
+    return click.Context(command, info_name=name, parent=parent, **like_real)
 
 
 def every_command() -> Iterator[tuple[str, click.Command, click.Context]]:
@@ -41,7 +42,7 @@ def page() -> str:
     """The whole document."""
     parts = [HEAD]
     for name, command, context in every_command():
-        person = f"For: {COMMANDS[name.split()[1]].person.lower()}.\n\n" if " " in name else ""
+        person = f"For: {COMMANDS[name.split()[1]].person}.\n\n" if " " in name else ""
         parts.append(f"## {name}\n\n{person}```text\n{command.get_help(context).rstrip()}\n```\n")
     return "\n".join(parts)
 

@@ -17,6 +17,7 @@ from appliance.cli.reference import every_command, page
 from audit import errors
 
 ROOT = Path(__file__).parents[2]
+Run = Callable[..., tuple[int, str, str]]
 HEAVY = ("torch", "transformers", "numpy", "peft", "PIL", "llama_cpp", "rich", "sqlite_utils", "cryptography")
 PAGES = [(name, command, context) for name, command, context in every_command()]
 
@@ -26,14 +27,6 @@ def loaded_by(program: str) -> set[str]:
     tell = "import sys; print('\\n@', *sorted({name.partition('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", f"{program}\n{tell}"], capture_output=True, text=True, check=True)
     return set(done.stdout.rpartition("@")[2].split())
-
-
-def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of one `cloche` command line."""
-    with pytest.raises(SystemExit) as leaving:
-        front.main(arguments)
-    said = capsys.readouterr()
-    return int(leaving.value.code or 0), said.out, said.err
 
 
 @pytest.fixture
@@ -68,8 +61,8 @@ def test_the_trust_floor_imports_nothing_heavy() -> None:
     assert not loaded_by("import audit, audit.verify, audit.events") & {"torch", "transformers", "numpy", "PIL"}
 
 
-def test_help_lists_every_command_under_its_person(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run(["--help"], capsys)
+def test_help_lists_every_command_under_its_person(run: Run) -> None:
+    code, out, err = run("--help")
     assert (code, err) == (0, "")
     heading = {row: title for title in {entry.person for entry in COMMANDS.values()} for row in [f"{title}:"]}
     person, found = "", {}
@@ -121,9 +114,9 @@ def test_exit_codes(
     error: BaseException,
     code: int,
     command: Callable[[Callable[[], object]], list[str]],
-    capsys: pytest.CaptureFixture[str],
+    run: Run,
 ) -> None:
-    exited, out, err = run(command(raising(error)), capsys)
+    exited, out, err = run(*command(raising(error)))
     assert (exited, out) == (code, "")
     assert "Traceback" not in err
     if isinstance(error, errors.ClocheError):
@@ -134,21 +127,21 @@ def test_exit_codes(
 
 def test_a_bug_does_not_quote_data(
     command: Callable[[Callable[[], object]], list[str]],
-    capsys: pytest.CaptureFixture[str],
+    run: Run,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     line = command(raising(ValueError("Smith, John, 1970-01-01")))
-    code, _, err = run(line, capsys)
+    code, _, err = run(*line)
     assert code == 1 and "Smith" not in err and "CLOCHE_DEBUG=1" in err
     monkeypatch.setenv("CLOCHE_DEBUG", "1")
-    code, _, err = run(line, capsys)
+    code, _, err = run(*line)
     assert code == 1 and "Traceback" in err and "Smith" in err
 
 
 @pytest.mark.parametrize("arguments", [[], ["nope"], ["doctor", "--nope"], ["--home"]], ids=str)
-def test_usage_errors_exit_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run(arguments, capsys)
-    assert code == 2 and out == "" and "Usage:" in err or "--home" in err
+def test_usage_errors_exit_2(arguments: list[str], run: Run) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "") and ("Usage:" in err or "--home" in err)
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
@@ -160,15 +153,15 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version(run: Run) -> None:
     from importlib.metadata import version
 
-    assert run(["--version"], capsys) == (0, f"cloche {version('cloche')}\n", "")
+    assert run("--version") == (0, f"cloche {version('cloche')}\n", "")
 
 
 @pytest.mark.parametrize("arguments", [["--json", "doctor"], ["doctor", "--json"]], ids=" ".join)
-def test_doctor_speaks_json(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run(["--home", str(tmp_path / "none"), *arguments], capsys)
+def test_doctor_speaks_json(arguments: list[str], tmp_path: Path, run: Run) -> None:
+    code, out, err = run("--home", str(tmp_path / "none"), *arguments)
     told = json.loads(out)
     assert err == "" and code == (0 if told["ready"] else 6)
     assert told["ready"] == all(finding["state"] != "missing" for finding in told["findings"])
@@ -178,23 +171,21 @@ def test_doctor_speaks_json(arguments: list[str], tmp_path: Path, capsys: pytest
     assert all(finding["next"] for finding in told["findings"] if finding["state"] == "missing")
 
 
-def test_doctor_finds_a_home_that_others_can_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_finds_a_home_that_others_can_read(tmp_path: Path, run: Run) -> None:
     (tmp_path / "cloche.json").write_text('{"format": 1, "made_by": "0.1.0"}')
     tmp_path.chmod(0o755)
-    code, out, _ = run(["--home", str(tmp_path), "doctor"], capsys)
+    code, out, _ = run("--home", str(tmp_path), "doctor")
     assert code == 6 and f"chmod 700 {tmp_path}" in out
 
 
-def test_doctor_misses_the_converter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_doctor_misses_the_converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    code, out, _ = run(["doctor"], capsys)
+    code, out, _ = run("doctor")
     assert code == 6 and "install_converter.py" in out
 
 
-def test_status_without_an_appliance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run(["--home", str(tmp_path / "none"), "status"], capsys)
+def test_status_without_an_appliance(tmp_path: Path, run: Run) -> None:
+    code, out, err = run("--home", str(tmp_path / "none"), "status")
     assert (code, out) == (3, "") and "init" in err
     (tmp_path / "cloche.json").write_text("[]")
-    assert run(["--home", str(tmp_path), "status"], capsys)[0] == 4
+    assert run("--home", str(tmp_path), "status")[0] == 4

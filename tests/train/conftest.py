@@ -49,7 +49,9 @@ def tokenizer_of(vocabulary: int = 512) -> Any:
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ])  # fmt: skip
     core.decoder = decoders.ByteLevel()
-    words = re.findall(r"\S+", "Is the left right red lesion visible in this slice? Yes. No. What plane and where? Ünï 12")
+    words = re.findall(
+        r"\S+", "Is the left right red lesion visible in this slice? Yes. No. What plane and where? Ünï 12"
+    )
     rng = np.random.default_rng(0)
     lines = [" ".join(rng.choice(words, 8)) for _ in range(400)]
     alphabet = pre_tokenizers.ByteLevel.alphabet()

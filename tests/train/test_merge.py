@@ -23,7 +23,9 @@ def write_adapter(path: Path, tensors: dict[str, torch.Tensor], base: Path, **ch
     return path
 
 
-def random_pair(module: str = "model.language_model.layers.1.self_attn.q_proj", rank: int = 4) -> dict[str, torch.Tensor]:
+def random_pair(
+    module: str = "model.language_model.layers.1.self_attn.q_proj", rank: int = 4
+) -> dict[str, torch.Tensor]:
     """One LoRA pair of the tiny model's query projection."""
     draw = torch.Generator().manual_seed(0)
     name = f"base_model.model.{module}"

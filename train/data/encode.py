@@ -107,3 +107,13 @@ class Encoder:
         placed = tuple((image, int(starts[s]), n) for image, s, n in zip(images, slots, counts, strict=True))
         until = placed[-1][1] + placed[-1][2] + self.family.closes_image if placed else 0
         return Encoded(ids, self.family.positions(len(ids), [(p[1], g) for p, g in zip(placed, grids, strict=True)]), learned, placed, until)
+
+
+def continued(prompt: Encoded, answer: Sequence[int], learned: bool = True) -> Encoded:
+    """A prompt with a given answer behind it; the answer's tokens are the learned ones."""
+    ids = np.asarray(answer, np.int64)
+    after = np.broadcast_to(int(prompt.positions.max()) + 1 + np.arange(len(ids)), (3, len(ids)))
+    return Encoded(
+        np.concatenate((prompt.ids, ids)), np.concatenate((prompt.positions, after), 1),
+        np.concatenate((np.zeros(len(prompt.ids), bool), np.full(len(ids), learned))), prompt.images, len(prompt.ids),
+    )  # fmt: skip

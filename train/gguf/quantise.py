@@ -43,8 +43,8 @@ def quantise(source: Path, out: Path, kind: str = "Q8_0", threads: int = 0) -> N
         status = llama.llama_model_quantize(path, os.fsencode(partial), ctypes.byref(parameters))
         if status != 0:
             why = last_words(lines, f"llama.cpp ended with status {status}")
-            if os.statvfs(partial.parent).f_bavail * os.statvfs(partial.parent).f_frsize < 1 << 20:
-                raise EnvironmentProblem("the disk is full", where=str(out), hint="free some space, then try again")
+            if "iostream" in why:  # the source was read whole just now, so it is the writing that failed
+                raise EnvironmentProblem("the quantised GGUF could not be written", where=str(out), hint="cloche doctor")
             raise BadInput(f"the GGUF cannot be quantised: {why}", where=str(source))
         if read_header(partial).tensors.keys() != header.tensors.keys():
             raise BadInput("the quantised GGUF lacks tensors of its source", where=str(source))

@@ -1,6 +1,5 @@
 """Open a model directory: safetensors only, local only, the language Linears in 4 bits and nothing else (DESIGN §4)."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,13 @@ from torch import nn
 
 from audit.errors import BadInput, IntegrityFailure, Refused
 from train.data.encode import Encoder
+from train.gguf.files import digest_of
 from train.models.qwen2_vl import Qwen2VL
 
 Precision = Literal["nf4", "bf16", "fp32"]
 FAMILIES = {Qwen2VL.model_type: Qwen2VL}
 """Families by ``model_type``."""
+__all__ = ["Loaded", "check_directory", "digest_of", "load"]
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
@@ -76,15 +77,6 @@ def check_directory(directory: Path) -> dict[str, Any]:
     if kind not in FAMILIES:
         raise Refused(f"the model family {kind!r} is not supported; supported: {', '.join(sorted(FAMILIES))}", where=str(directory / "config.json"), hint="bring a model of a supported family")
     return config
-
-
-def digest_of(directory: Path) -> str:
-    """SHA-256 over the sorted lines ``name sha256`` of the directory's files."""
-    whole = hashlib.sha256()
-    for path in sorted(p for p in directory.iterdir() if p.is_file()):
-        with path.open("rb") as file:
-            whole.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return whole.hexdigest()
 
 
 def load(directory: Path, precision: Precision = "fp32", device: str = "auto", max_visual_tokens: int = 512) -> Loaded:

@@ -17,7 +17,7 @@ import torch
 from audit.conversation import Turn
 from audit.errors import BadInput
 from train.checkpoints import Checkpoint, Store, restore, snapshot
-from train.data.encode import Encoded
+from train.data.encode import Encoded, continued
 from train.data.rows import Row, collate, shared_row
 from train.lora import LoraConfig, attach, pack, unpack
 from train.models.features import Features
@@ -169,14 +169,7 @@ def _encoded(loaded: Loaded, prompt: Prompt, features: Features, image: str = ""
 
 def group_row(prompt: Encoded, completions: Sequence[Continuation]) -> Row:
     """A group as one row: the prompt once, each completion a branch; truncated ones are not learned."""
-    start = int(prompt.positions.max()) + 1
-    branches = []
-    for c in completions:
-        ids = np.concatenate((prompt.ids, np.asarray(c.ids, np.int64)))
-        after = np.broadcast_to(start + np.arange(len(c.ids)), (3, len(c.ids)))
-        learned = np.concatenate((np.zeros(len(prompt.ids), bool), np.full(len(c.ids), c.ended)))
-        branches.append(Encoded(ids, np.concatenate((prompt.positions, after), 1), learned, prompt.images, len(prompt.ids)))
-    return shared_row(branches)
+    return shared_row([continued(prompt, c.ids, c.ended) for c in completions])
 
 
 def _update(loaded: Loaded, model: Any, groups: Sequence[Group], features: Features, config: GrpoConfig, mirror: Mirror | None, optimizer: Any) -> dict[str, float]:

@@ -2,8 +2,8 @@
 
 The template is exactly mirror-symmetric, so mirrored slices of it would be copies of each other. Each patient therefore gets
 a small affine change and a smooth random displacement of a few millimetres that differs between left and right, applied to
-the image and the labels alike; further a smooth bias field, a contrast curve and a noise level. Two patients in four
-carry one lesion: a T1-bright (now and then dark) irregular blob that starts in one labelled structure of one side.
+the image and the labels alike; further a smooth bias field, a contrast curve and a noise level. Every other patient
+carries one lesion: a T1-bright (every fourth time dark) irregular blob that starts in one labelled structure of one side.
 
 Split: a third of the patients is held out. Position leaks too (the slice at 20 mm of one patient looks like the slice
 at 20 mm of another, and the label of one is nearly the label of the other), so the axes are also cut into slabs of |coordinate|,
@@ -39,7 +39,7 @@ GUARD_MM: Final = 1
 """Positions left out at both faces of a held-out slab."""
 HELD_OUT_SHARE: Final = 1 / 3
 """Share of the patients that is held out."""
-WARP_MM: Final = 4.0
+WARP_MM: Final = 6.0
 """Standard deviation of the displacement's control points."""
 KNOT_MM: Final = 36.0
 """Distance of the displacement's control points: the scale on which patients differ."""
@@ -53,7 +53,7 @@ LESION_SITES: Final[tuple[str, ...]] = (
 )  # fmt: skip
 """Structures that lesions are placed in: wide enough, and away from the midline, so that the side can be seen."""
 DARK_SITES: Final = ("putamen", "thalamus")
-"""Structures whose lesion may be dark: deep ones, where no dark fluid lies beside it."""
+"""Where every fourth lesion is put, a dark one: deep structures, with no dark fluid close by."""
 MIDLINE_MM: Final = 14
 """A lesion's centre is at least this far from the midline."""
 
@@ -213,14 +213,20 @@ def admit(anatomy: Anatomy, count: int, seed: int) -> list[Patient]:
     for split in ("held-out", "train"):
         sites = order.sample(LESION_SITES, len(LESION_SITES))
         for place in range(splits.count(split)):
-            ill = place % 2 == 0
-            plan = (SIDES[place // 2 % 2], sites[place // 2 % len(sites)]) if ill else None
+            plan = _plan(place // 2, sites) if place % 2 == 0 else None
             patients.append(_admit_one(anatomy, numbers[len(patients)], split, plan, seed))
     order.shuffle(patients)
     return patients
 
 
-def _admit_one(anatomy: Anatomy, number: int, split: Split, plan: tuple[Side, str] | None, seed: int) -> Patient:
+def _plan(lesion: int, sites: Sequence[str]) -> tuple[Side, str, Tone]:
+    """Side, structure and tone of a split's n-th lesion: sides alternate, also among the dark ones."""
+    block, step = divmod(lesion, 4)
+    side = SIDES[(step + block) % 2]
+    return (side, DARK_SITES[block % 2], "dark") if step == 3 else (side, sites[lesion % len(sites)], "bright")
+
+
+def _admit_one(anatomy: Anatomy, number: int, split: Split, plan: tuple[Side, str, Tone] | None, seed: int) -> Patient:
     rng = np.random.default_rng([seed, number])
     angles = np.radians(rng.normal(0.0, 2.5, 3))
     scales = np.diag(rng.uniform(0.95, 1.05, 3))
@@ -246,16 +252,16 @@ def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([[1.0, -c, b], [c, 1.0, -a], [-b, a, 1.0]])
 
 
-def _grow(anatomy: Anatomy, patient: Patient, side: Side, structure: str, rng: np.random.Generator) -> Lesion:
+def _grow(
+    anatomy: Anatomy, patient: Patient, side: Side, structure: str, tone: Tone, rng: np.random.Generator
+) -> Lesion:
     """Place a lesion in one structure of one side, where the patient's slabs pass through it on the most axes."""
     labels = [label.number for label in anatomy.table if label.name == structure and label.side == side]
     voxels = np.argwhere(np.isin(anatomy.labels, labels)) + np.array(anatomy.origin)  # (N, 3) template millimetres
     voxels = voxels[np.abs(voxels[:, 0]) >= MIDLINE_MM]
     spots = [_to_patient(patient, voxels[row]) for row in rng.integers(len(voxels), size=40)]
     centre = max(spots, key=lambda spot: sum(slab_split(round(axis)) == patient.split for axis in spot))
-    dark = structure in DARK_SITES and rng.random() < 0.5
     waves = np.concatenate([rng.normal(0.0, 1.6, (4, 3)), rng.uniform(0.0, 2 * np.pi, (4, 1))], axis=1)
-    tone: Tone = "dark" if dark else "bright"
     return Lesion(centre, float(rng.uniform(5.0, 9.0)), side, structure, tone, waves.astype(np.float32))
 
 

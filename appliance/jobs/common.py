@@ -1,0 +1,123 @@
+"""What the stages share: finding a run to go on with, reading pairs, and keeping checkpoints in the vault."""
+
+import dataclasses
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from appliance.progress import Progress, silent
+from audit import manifest
+from audit.actor import Actor
+from audit.errors import BadInput
+from audit.events import Event
+from audit.rows import Record, Run
+from audit.vault import Opened, Vault
+from synth.synthesizer import Pair
+from train.rl.domain import MIRRORED, mirrored
+
+RESEARCH = "HRESCH"
+"""Purpose of use of making a model."""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where a stage works."""
+
+    vault: Vault
+    """The opened vault."""
+    actor: Actor
+    """Who runs the stage."""
+    progress: Progress = silent
+    """Told how far the work is."""
+
+
+def as_config(*parts: Any, **more: Any) -> dict[str, Any]:
+    """Dataclasses and values as one JSON-ready mapping."""
+    found: dict[str, Any] = {}
+    for part in parts:
+        found |= json.loads(json.dumps(dataclasses.asdict(part)))
+    return found | more
+
+
+def begin(desk: Desk, kind: str, config: Mapping[str, Any], seed: int = 0, root: str = "", parents: Sequence[str] = ()) -> Run:
+    """The run of this kind and configuration: the one that was cut off, the one that is done, or a new one."""
+    for run in reversed(desk.vault.catalogue.runs(kind)):
+        if dict(run.config) == dict(config) and run.manifest_root == root and run.state in ("running", "done"):
+            return run
+    run = desk.vault.catalogue.start_run(kind, config, seed, root)
+    desk.vault.record(Event("run.started", desk.actor, RESEARCH, activity=kind, objects=tuple(parents), detail={"run": run.id, "manifest": root}))
+    return run
+
+
+def finish(desk: Desk, run: Run, result: Mapping[str, Any]) -> Run:
+    """Close a run with its figures."""
+    desk.vault.record(Event("run.finished", desk.actor, RESEARCH, activity=run.kind, detail={"run": run.id}))
+    return desk.vault.catalogue.finish_run(run.id, result)
+
+
+def training_records(desk: Desk, split: str = "train") -> list[Record]:
+    """The records of a split. Raises BadInput where there is none."""
+    found = desk.vault.catalogue.records(split)
+    if not found:
+        raise BadInput(f"the vault holds no records of the split {split!r}", where=str(desk.vault.home), hint="cloche ingest SOURCE")
+    return found
+
+
+def root_of(desk: Desk, records: Sequence[Record]) -> str:
+    """Merkle root of the data set of these records, hex."""
+    leaves = desk.vault.manifest_leaves(o for r in records for o in (r.image, r.report))
+    return manifest.root_of(leaves).hex()
+
+
+def pairs_in(opened: Opened, records: Sequence[Record]) -> list[Pair]:
+    """The records' images and captions."""
+    return [Pair(r.id, r.image, json.loads(opened.read(r.report))["caption"]) for r in records]
+
+
+def images_in(opened: Opened) -> Callable[[str], Image.Image]:
+    """Opens an image by object id; an id that ends in ``#mirrored`` gives the mirrored image."""
+
+    def image(name: str) -> Image.Image:
+        found = Image.open(io.BytesIO(opened.read(name.removesuffix(MIRRORED)))).convert("RGB")
+        return mirrored(found) if name.endswith(MIRRORED) else found
+
+    return image
+
+
+def lines_of(data: bytes) -> list[str]:
+    """Lines of a JSONL blob."""
+    return data.decode().splitlines()
+
+
+class VaultStore:
+    """A run's checkpoint in the vault; the one before is deleted once the new one is durable."""
+
+    def __init__(self, desk: Desk, run: Run) -> None:
+        self.desk, self.run = desk, run
+
+    def _kept(self) -> list[str]:
+        found = self.desk.vault.catalogue.objects("checkpoint")
+        return [o.id for o in found if o.note.get("run") == self.run.id and not o.deleted]
+
+    def save(self, data: bytes) -> None:
+        """Keep ``data`` in place of what was kept before."""
+        old = self._kept()
+        self.desk.vault.put("checkpoint", data, actor=self.desk.actor, note={"run": self.run.id}, activity=self.run.kind)
+        if old:
+            self.desk.vault.delete(old, actor=self.desk.actor, activity=self.run.kind)
+
+    def load(self) -> bytes | None:
+        """What was kept last."""
+        if not (kept := self._kept()):
+            return None
+        with self.desk.vault.use(kept[-1:], RESEARCH, self.desk.actor, "resume") as opened:
+            return opened.read(kept[-1])
+
+    def clear(self) -> None:
+        """Delete the checkpoint of a run that is done."""
+        if kept := self._kept():
+            self.desk.vault.delete(kept, actor=self.desk.actor, activity=self.run.kind)

@@ -1,0 +1,129 @@
+"""The catalogue and the lineage in it."""
+
+import pytest
+
+from audit.actor import Actor
+from audit.catalogue import Catalogue
+from audit.errors import BadInput, IntegrityFailure
+from audit.lineage import WIDEST, trace
+from audit.rows import Record
+from audit.vault import NewObject
+
+ACTOR = Actor("ada", "steward")
+
+
+def record_of(vault, patient="P-A", number=0):
+    image = vault.put("image", b"i", actor=ACTOR, patient=patient)
+    report = vault.put("report", b"r", actor=ACTOR, patient=patient)
+    found = Record("", patient, image, report, vault.fingerprint(b"%d" % number), "train")
+    return vault.catalogue.add_record(found)
+
+
+def test_records_come_back_and_come_once(vault):
+    record = record_of(vault)
+    other = record_of(vault, "P-B", 1)
+    catalogue = vault.catalogue
+    assert record.id.startswith("rec-") and catalogue.record(record.id) == record
+    assert catalogue.records() == [record, other] and catalogue.records(patient="P-B") == [other]
+    assert catalogue.records("held-out") == [] and catalogue.records("train") == [record, other]
+    assert catalogue.record_of_source(record.source_digest) == record
+    assert catalogue.record_of_source("unseen") is None
+    with pytest.raises(BadInput, match="already"):
+        catalogue.add_record(Record("", "P-A", "i", "r", record.source_digest, "train"))
+    with pytest.raises(BadInput):
+        catalogue.record("rec-none")
+
+
+def test_runs_live_and_end(vault):
+    catalogue = vault.catalogue
+    run = catalogue.start_run("train", {"rank": 8, "rate": 1e-4}, seed=3, manifest_root="ab")
+    assert run.state == "running" and catalogue.latest("train") is None
+    assert catalogue.latest("train", state=None) == run == catalogue.run(run.id)
+    done = catalogue.finish_run(run.id, {"loss": 0.5})
+    assert (done.state, done.result, done.config) == (
+        "done",
+        {"loss": 0.5},
+        {"rank": 8, "rate": 1e-4},
+    ) and done.finished
+    later = catalogue.start_run("train", {})
+    catalogue.finish_run(later.id, {"why": "stopped"}, state="failed")
+    assert catalogue.latest("train") == done and len(catalogue.runs("train")) == 2 and catalogue.runs("synth") == []
+    with pytest.raises(BadInput):
+        catalogue.finish_run("run-none", {})
+    with pytest.raises(BadInput, match="JSON"):
+        catalogue.start_run("train", {"loss": float("nan")})
+
+
+def test_models_know_their_parents(vault):
+    catalogue = vault.catalogue
+    weights = vault.put("adapter", b"w", actor=ACTOR)
+    base = catalogue.add_model("base", [])
+    adapter = catalogue.add_model("adapter", [weights], parent_model=base.id, manifest_root="cd", note={"rank": 8})
+    assert catalogue.model(adapter.id) == adapter and catalogue.latest_model("adapter") == adapter
+    assert catalogue.update_model(adapter.id, {"signed": True}).note == {"rank": 8, "signed": True}
+    assert [m.id for m in catalogue.models()] == [base.id, adapter.id] and catalogue.latest_model("gguf") is None
+    for arguments in ({"objects": ["none"]}, {"objects": [], "parent_model": "model-none"}):
+        with pytest.raises(BadInput):
+            catalogue.add_model("adapter", **arguments)
+    assert len(catalogue.models()) == 2
+
+
+def test_a_transaction_is_all_or_nothing(vault):
+    with pytest.raises(ZeroDivisionError), vault.catalogue.transaction():
+        vault.catalogue.start_run("train", {})
+        vault.catalogue.add_model("base", [])
+        _ = 1 / 0
+    assert vault.catalogue.runs() == [] and vault.catalogue.models() == []
+
+
+def test_a_damaged_catalogue_is_an_integrity_failure(tmp_path):
+    path = tmp_path / "catalogue.sqlite"
+    Catalogue(path).close()
+    path.write_bytes(b"no database" * 1000)
+    with pytest.raises(IntegrityFailure, match="damaged"):
+        Catalogue(path)
+
+
+def names(node):
+    return {node.id} | {name for below in node.relatives for name in names(below)}
+
+
+def test_a_record_is_traced_to_the_model_and_the_model_back_to_the_record(vault):
+    record, other = record_of(vault), record_of(vault, "P-B", 1)
+    sample = vault.put("sample", b"s", actor=ACTOR, patient="P-A", parents=[record.image, record.report])
+    dataset = vault.put("manifest", b"m", actor=ACTOR, parents=[sample])
+    weights = vault.put("adapter", b"w", actor=ACTOR, parents=[dataset])
+    base = vault.catalogue.add_model("base", [])
+    adapter = vault.catalogue.add_model("adapter", [weights], parent_model=base.id)
+    gguf = vault.catalogue.add_model("gguf", [], parent_model=adapter.id)
+    down = trace(vault.catalogue, record.id).results
+    assert names(down) == {record.id, record.image, record.report, sample, dataset, weights, adapter.id, gguf.id}
+    assert down.kind == "record" and down.patient == "P-A"
+    up = trace(vault.catalogue, gguf.id).origins
+    assert names(up) == {gguf.id, adapter.id, base.id, weights, dataset, sample, record.image, record.report, record.id}
+    assert other.id not in names(up) | names(down)
+    # The sample has two parents in the one record: it is drawn out once, and pointed at the second time.
+    twice = [n for image in down.relatives for n in image.relatives if n.id == sample]
+    assert [n.repeated for n in twice] == [False, True] and not twice[1].relatives
+
+
+def test_a_beginning_is_enough_where_it_is_unique(vault):
+    record = record_of(vault)
+    assert trace(vault.catalogue, record.id[:8]).results.id == record.id
+    with pytest.raises(BadInput, match="several"):
+        record_of(vault, number=1)
+        trace(vault.catalogue, "rec-")
+    for name in ("", "re", "nothing", record.id + "x", "%%%%"):
+        with pytest.raises(BadInput, match="no object"):
+            trace(vault.catalogue, name)
+
+
+def test_wide_and_deep_lineage_ends(vault):
+    top = vault.put("image", b"i", actor=ACTOR)
+    vault.put_many([NewObject("sample", b"s", None, [top]) for _ in range(WIDEST + 7)], actor=ACTOR)
+    found = trace(vault.catalogue, top).results
+    assert len(found.relatives) == WIDEST and found.left_out == 7
+    parent = ""
+    for _ in range(300):
+        parent = vault.catalogue.add_model("adapter", [], parent_model=parent).id
+    assert trace(vault.catalogue, parent).to_dict()["made_from"]
