@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from audit.errors import BadInput
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -38,7 +40,11 @@ class Conversation:
 
     @classmethod
     def from_json(cls, line: str) -> "Conversation":
-        """The conversation of one line. Raises KeyError, TypeError or ValueError where the line is not one."""
-        found: dict[str, Any] = json.loads(line)
-        turns = tuple(Turn(t["role"], t["text"], bool(t["learned"])) for t in found["turns"])
-        return cls(found["id"], tuple(found["images"]), turns, found["record"], found["kind"])
+        """The conversation of one line. Raises BadInput where the line is not one."""
+        try:
+            found: dict[str, Any] = json.loads(line)
+            turns = tuple(Turn(str(t["role"]), str(t["text"]), bool(t["learned"])) for t in found["turns"])
+            images = tuple(str(image) for image in found["images"])
+            return cls(str(found["id"]), images, turns, str(found["record"]), str(found["kind"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInput("this line is no conversation") from error

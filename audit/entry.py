@@ -4,9 +4,8 @@ Nothing here needs a key. The header says nothing about a patient: it counts.
 """
 
 import struct
-from dataclasses import dataclass
 from hashlib import sha256
-from typing import Self
+from typing import NamedTuple, Self
 
 from audit.errors import BadInput, IntegrityFailure
 
@@ -28,10 +27,11 @@ HEADER_BYTES = _LAYOUT.size
 """Bytes of a header: 56."""
 
 
-@dataclass(frozen=True)
-class Header:
-    """What stands in clear before every entry."""
+class Header(NamedTuple):
+    """What stands in clear before every entry. A tuple, as verification makes a million of them."""
 
+    version: int
+    """Version of the format."""
     suite: int
     """HPKE suite of the segment's opening: 1 MLKEM768-X25519, 2 X25519."""
     class_: int
@@ -44,31 +44,19 @@ class Header:
     """Place in the log, from 0."""
     segment: int
     """Sequence of the opening of its segment."""
-    index: int
-    """Place in the segment: 0 for the opening, then 1, 2 ..."""
-    version: int = VERSION
-    """Version of the format."""
+    ordinal: int
+    """Its index in the segment: 0 for the opening, then 1, 2 ..."""
 
     def to_bytes(self) -> bytes:
         """The header's 56 bytes, big-endian."""
-        return _LAYOUT.pack(
-            self.version,
-            self.suite,
-            self.class_,
-            self.size_class,
-            self.origin,
-            self.sequence,
-            self.segment,
-            self.index,
-        )
+        return _LAYOUT.pack(*self)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """The header of 56 bytes. Raises IntegrityFailure where they cannot be one."""
         if len(data) != HEADER_BYTES:
             raise IntegrityFailure(f"the header has {len(data)} bytes, not {HEADER_BYTES}")
-        version, suite, class_, size_class, origin, sequence, segment, index = _LAYOUT.unpack(data)
-        return cls(suite, class_, size_class, origin, sequence, segment, index, version)
+        return cls._make(_LAYOUT.unpack(data))
 
     @property
     def body_bytes(self) -> int:
@@ -86,17 +74,16 @@ class Header:
         if self.class_ not in CLASS_NAMES or self.size_class >= len(SIZES) or self.suite not in (1, 2):
             return "its header has values that no version has written"
         opening = self.class_ == OPENING
-        if opening != (self.index == 0) or opening != (self.segment == sequence) or self.segment > sequence:
+        if opening != (self.ordinal == 0) or opening != (self.segment == sequence) or self.segment > sequence:
             return "its segment and its index contradict each other"
-        if self.index > SEGMENT_EVENTS:
+        if self.ordinal > SEGMENT_EVENTS:
             return "its segment is longer than a segment may be"
         if body_bytes != self.body_bytes:
             return f"its body has {body_bytes} bytes, its size class says {self.body_bytes}"
         return ""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One row of the log."""
 
     header: bytes

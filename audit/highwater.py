@@ -47,8 +47,11 @@ def raise_to(path: Path, size: int, note: bytes) -> None:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)  # two writers may have committed in one order and come here in another
-            if size > _size(os.pread(handle, BYTES, 0)):
+            held = os.pread(handle, BYTES, 0)
+            if size > _size(held):
                 os.pwrite(handle, note.ljust(BYTES, b"\x00"), 0)
+            if not held:
+                os.fsync(handle)  # a mark that is newly made must not come back empty after a power loss
         finally:
             os.close(handle)
 

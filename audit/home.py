@@ -37,12 +37,10 @@ def make(home: Path, fill: Callable[[Path], None], created: str) -> None:
         about = {"format": FORMAT, "made_by": _version(), "created": created}
         write_new(made / DESCRIPTION, json.dumps(about, indent=2).encode() + b"\n", mode=0o644)
         with storage(home):
+            for path in [*made.rglob("*"), made]:
+                _flush(path)
             made.rename(home)
-            parent = os.open(home.parent, os.O_RDONLY)
-            try:
-                os.fsync(parent)
-            finally:
-                os.close(parent)
+            _flush(home.parent)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
@@ -66,6 +64,15 @@ def check(home: Path) -> None:
             where=str(path),
             hint="install that version, or a newer one",
         )
+
+
+def _flush(path: Path) -> None:
+    """Make a file, or the names in a directory, durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _version() -> str:

@@ -14,7 +14,19 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from audit.entry import EVENT, NONCE_BYTES, OPENING, SEGMENT_EVENTS, SIZES, Entry, Header, pad, size_class_of, unpad
+from audit.entry import (
+    EVENT,
+    NONCE_BYTES,
+    OPENING,
+    SEGMENT_EVENTS,
+    SIZES,
+    VERSION,
+    Entry,
+    Header,
+    pad,
+    size_class_of,
+    unpad,
+)
 from audit.errors import BadInput, IntegrityFailure, Refused
 from audit.keys import SUITES, KeyPair, Recipient
 
@@ -86,7 +98,7 @@ class Segment:
         secret = secrets.token_bytes(_SECRET_BYTES)
         length = _SECRET_BYTES + 1 + len(recipients) * (_ID_BYTES + _SEALED_BYTES[self._suite])
         size_class = size_class_of(length)
-        header = Header(self._suite, OPENING, size_class, origin, sequence, sequence, 0).to_bytes()
+        header = Header(VERSION, self._suite, OPENING, size_class, origin, sequence, sequence, 0).to_bytes()
         parts = [sha256(_COMMIT + secret).digest(), bytes([len(recipients)])]
         for recipient in recipients:
             parts += [recipient.key_id, _hpke(self._suite).encrypt(secret, recipient.key(), info=_INFO + header)]
@@ -105,7 +117,9 @@ class Segment:
 
         size_class = size_class_of(len(payload))
         self._index += 1
-        header = Header(self._suite, class_, size_class, self._origin, sequence, self._number, self._index).to_bytes()
+        header = Header(
+            VERSION, self._suite, class_, size_class, self._origin, sequence, self._number, self._index
+        ).to_bytes()
         key, self._chain = _step(self._chain)
         nonce = secrets.token_bytes(NONCE_BYTES)
         return Entry(header, nonce + AESGCM(key).encrypt(nonce, pad(payload, size_class), header))
@@ -153,7 +167,7 @@ class SegmentReader:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
         header = Header.from_bytes(entry.header)
-        if header.segment != self._number or header.index != self._index + 1:
+        if header.segment != self._number or header.ordinal != self._index + 1:
             raise IntegrityFailure("an entry of the segment is missing", where=f"before entry {header.sequence}")
         self._index += 1
         key, self._chain = _step(self._chain)

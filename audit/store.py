@@ -15,6 +15,8 @@ from audit.errors import IntegrityFailure
 
 MILESTONE = 256
 """An older checkpoint is kept for each so many entries."""
+PAGE_BYTES = 8192
+"""Page of the database: three 2 KiB entries fit into one, where SQLite's usual 4 KiB hold a single one."""
 BUSY_S = 60.0
 """Seconds that a writer waits for another."""
 
@@ -44,8 +46,9 @@ class Head:
 def create(path: Path, head: Head) -> None:
     """Make the database of an empty log. Raises sqlite3.Error, OSError."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    connection = writer(path)
+    connection = sqlite3.connect(path, isolation_level=None)
     try:
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         connection.executescript(_TABLES)
         connection.execute("INSERT INTO head VALUES (0, ?, ?, ?)", (head.frontier, head.note, head.key))
     finally:

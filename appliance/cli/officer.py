@@ -1,5 +1,6 @@
 """`cloche audit`: the compliance officer reads, verifies and reports, on the box or on a laptop of their own."""
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -267,7 +268,7 @@ def _print_events(settings: Settings, events: Iterable[Any], fhir: bool) -> None
             event.activity,
         )
         table.add_row(*(Text(cell) for cell in cells))  # Text: what the log says is never taken for markup
-    Console(width=None if click.get_text_stream("stdout").isatty() else 160).print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def _few(names: tuple[str, ...]) -> str:

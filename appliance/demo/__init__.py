@@ -1,0 +1,1 @@
+"""The whole main job on a simulated hospital, from one command."""

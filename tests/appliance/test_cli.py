@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from appliance.cli import main as front
 from appliance.cli.main import COMMANDS, Entry
 from appliance.cli.reference import every_command, page
+from appliance.settings import Settings
 from audit import errors
 
 ROOT = Path(__file__).parents[2]
@@ -78,12 +80,54 @@ def test_every_command_has_help_with_an_example(name: str, command_: click.Comma
     text = command_.get_help(context)
     assert command_.help, f"{name} says nothing about itself"
     if not isinstance(command_, click.Group):
-        # The example is a whole line that can be typed: it may carry options before the command's own name.
-        typed = [line.split() for line in text.splitlines() if line.strip().startswith("cloche ")]
-        assert any(all(word in line for word in name.split()) for line in typed), f"{name} has no example"
+        # An example may carry options before the command's own name.
+        assert any(set(name.split()[1:]) <= set(words) for words in typed(text)), f"{name} has no example"
     for option in command_.params:
         if isinstance(option, click.Option):
             assert option.help, f"{name} {option.opts[0]} has no help"
+
+
+def typed(text: str) -> list[list[str]]:
+    """The command lines in a help page or document: words after `cloche`, without pipes and placeholders."""
+    lines = [line.strip().split(" | ")[0].split(" > ")[0] for line in text.splitlines()]
+    words = [shlex.split(line, comments=True) for line in lines if line.startswith("cloche ")]
+    return [line[1:] for line in words if "COMMAND" not in line]
+
+
+def understand(words: list[str]) -> None:
+    """Parse one command line as `cloche` would, without running it. Raises click.UsageError where it would not do."""
+    command: click.Command = front.cli
+    context = click.Context(front.cli, info_name="cloche", obj=Settings())
+    while isinstance(command, click.Group):
+        rest = command.make_parser(context).parse_args(list(words))[1]
+        name, command, words = command.resolve_command(context, rest)
+        assert command is not None
+        context = click.Context(command, info_name=name, parent=context)
+    try:
+        command.make_context(context.info_name, list(words), parent=context.parent)
+    except click.BadParameter as error:
+        if isinstance(error, click.MissingParameter) or "not exist" not in error.message:
+            raise  # the files of an example need not be here; all else must fit
+
+
+@pytest.mark.parametrize(("name", "command_", "context"), PAGES, ids=[name for name, _, _ in PAGES])
+def test_examples_in_help_can_be_typed(name: str, command_: click.Command, context: click.Context) -> None:
+    for words in typed(command_.help or ""):
+        if name != "cloche":
+            understand(words)
+
+
+def test_command_lines_in_the_readme_can_be_typed() -> None:
+    lines = typed((ROOT / "README.md").read_text())
+    assert len(lines) > 5
+    for words in lines:
+        understand(words)
+
+
+@pytest.mark.parametrize("line", ["doctor --nope", "nope", "doctor extra", "audit keygen"])
+def test_a_wrong_example_is_caught(line: str) -> None:
+    with pytest.raises(click.UsageError):
+        understand(line.split())
 
 
 def test_every_command_is_documented() -> None:

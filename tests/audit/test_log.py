@@ -153,7 +153,7 @@ def test_headers_count_and_say_nothing(kit, event):
         log.append(event(1))
         log.append(event(2, activity="y" * 3000))
     found = headers(kit)
-    assert [(h.class_, h.sequence, h.segment, h.index, h.size_class) for h in found] == [
+    assert [(h.class_, h.sequence, h.segment, h.ordinal, h.size_class) for h in found] == [
         (OPENING, 0, 0, 0, 0), (1, 1, 0, 1, 0), (1, 2, 0, 2, 2)]  # fmt: skip
 
 

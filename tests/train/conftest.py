@@ -97,7 +97,7 @@ def write_tiny_model(directory: Path, seed: int = 0) -> Path:
     with torch.no_grad():  # biases and norms start at 0 and 1: move them, so that a forgotten one is seen
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * (0.1 if weight.ndim == 1 else 0.06))
-        model.get_input_embeddings().weight[SPECIAL.index("<|im_end|>")].mul_(2.5)  # so that some answers end
+        model.get_input_embeddings().weight[SPECIAL.index("<|im_end|>")].mul_(4)  # so that some answers end
     model.save_pretrained(directory)
     tokenizer_of().save_pretrained(directory)
     square = SIDE * SIDE

@@ -23,12 +23,14 @@ class Context:
         model: handle of the loaded model.
         size: most tokens, visual ones included.
         threads: threads to compute with.
+        exact: attention and cache in float32. Logits then differ four times less from transformers' than with flash
+            attention over a half-precision cache, which larger models need for memory and speed.
 
     Raises:
         EnvironmentProblem: memory does not suffice.
     """
 
-    def __init__(self, model: int, size: int, threads: int) -> None:
+    def __init__(self, model: int, size: int, threads: int, exact: bool = False) -> None:
         self._llama, _ = bindings()
         parameters = self._llama.llama_context_default_params()
         trained = self._llama.llama_model_n_ctx_train(model)
@@ -36,6 +38,9 @@ class Context:
         parameters.n_batch = parameters.n_ubatch = min(BATCH, parameters.n_ctx)
         parameters.n_threads = parameters.n_threads_batch = threads
         parameters.n_seq_max, parameters.no_perf = 1, True
+        if exact:
+            parameters.flash_attn_type = self._llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+            parameters.type_k = parameters.type_v = self._llama.GGML_TYPE_F32
         with quiet() as lines:
             self._handle = self._llama.llama_init_from_model(model, parameters)
             if not self._handle:

@@ -102,7 +102,7 @@ def _check(model: Path) -> None:
 
 def _run(home: Path, *arguments: str | Path) -> None:
     environment = {key: os.environ[key] for key in _PASSED_ON if key in os.environ} | _OFFLINE
-    command = [sys.executable, "-I", str(_DRIVER), str(home), *map(str, arguments)]
+    command = [sys.executable, "-I", "-B", str(_DRIVER), str(home), *map(str, arguments)]
     try:
         done = subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",

@@ -1,6 +1,6 @@
 """Runs llama.cpp's converter; started by convert.py as a program of its own, never imported.
 
-    python -I driver.py CONVERTER MODEL TEXT_OUT MMPROJ_OUT OUTTYPE NAME
+    python -I -B driver.py CONVERTER MODEL TEXT_OUT MMPROJ_OUT OUTTYPE NAME
 
 The converter knows a pre-tokenizer by the hash of one encoded string, which depends on the vocabulary, so that a model
 with Qwen2's rules and a vocabulary of its own is unknown to it. Here the rules themselves are compared; where they are

@@ -4,6 +4,9 @@ What the model has read stays in its KV cache. A prompt that begins like the one
 two part: the second question about a picture costs its own words only, and so does the next judgement behind one
 few-shot head. Prompts are rendered with the chat template inside the GGUF, and pictures are placed by llama.cpp's own
 M-RoPE code. One caller at a time.
+
+Load only what a verified manifest names. A file that is broken is refused here, but llama.cpp computes on names and
+shapes it finds plausible, and a file made to harm can bring the process down.
 """
 
 import ctypes
@@ -11,7 +14,7 @@ import math
 import os
 import unicodedata
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -31,8 +34,10 @@ from train.gguf.vision import Projector, Seen
 
 _CONTROL = 3
 """Type number of control tokens in a GGUF's vocabulary."""
+_MOST_LAYERS = 512
+"""llama.cpp's own limit."""
 _SMALL = 50_000_000
-"""Parameters below which one thread computes alone."""
+"""Parameters below which one thread computes alone, in float32."""
 
 
 @dataclass(frozen=True)
@@ -71,19 +76,17 @@ class Engine:
         self._llama, _ = bindings()
         header = read_header(text)
         self.metadata = header.metadata
-        threads = threads or worthwhile_threads(sum(math.prod(shape) for shape in header.tensors.values()))
+        size = sum(math.prod(shape) for shape in header.tensors.values())
+        threads = threads or worthwhile_threads(size)
         where = str(text) if isinstance(text, Path) else "model in memory"
-        tokens, kinds = self.metadata.get("tokenizer.ggml.tokens"), self.metadata.get("tokenizer.ggml.token_type")
-        source = self.metadata.get("tokenizer.chat_template")
-        if not isinstance(tokens, list) or not isinstance(kinds, list) or not isinstance(source, str):
-            raise BadInput("this GGUF is no language model with a chat template", where=where, hint="cloche export")
+        source, control = _checked(self.metadata, where)
         silence()
         try:
             self._model = self._load(text, where)
             self._projector = None
             try:
                 self._projector = Projector(mmproj, self._model, threads) if mmproj is not None else None
-                self._context = Context(self._model, context, threads)
+                self._context = Context(self._model, context, threads, exact=size < _SMALL)
             except BaseException:
                 _free(None, self._projector, self._model)
                 raise
@@ -92,7 +95,6 @@ class Engine:
             raise
         self._vocabulary = self._llama.llama_model_get_vocab(self._model)
         self._nfc = str(self.metadata.get("tokenizer.ggml.pre")).startswith("qwen")
-        control = [str(token) for token, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL]
         slot = self._projector.slot if self._projector else ""
         self._template = ChatTemplate(source, control, slot, self._nfc)
         self.close = weakref.finalize(self, _close, self._context, self._projector, self._model)
@@ -256,6 +258,18 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     shifted = logits.astype(np.float64) - logits.max()
     found: np.ndarray = shifted - np.log(np.exp(shifted).sum())
     return found
+
+
+def _checked(facts: Mapping[str, object], where: str) -> tuple[str, list[str]]:
+    """Chat template and control tokens, after what llama.cpp would end the process for has been looked at."""
+    tokens, kinds = facts.get("tokenizer.ggml.tokens"), facts.get("tokenizer.ggml.token_type")
+    source, layers = facts.get("tokenizer.chat_template"), facts.get(f"{facts.get('general.architecture')}.block_count")
+    if not isinstance(tokens, list) or not isinstance(kinds, list) or not isinstance(source, str):
+        raise BadInput("this GGUF is no language model with a chat template", where=where, hint="cloche export")
+    broken = len(set(map(str, tokens))) < len(tokens) or len(kinds) != len(tokens)
+    if broken or not isinstance(layers, int) or not 0 < layers <= _MOST_LAYERS:
+        raise BadInput("the model's vocabulary or shape is broken", where=where, hint="copy or export the model again")
+    return source, [str(token) for token, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL]
 
 
 def _pick(chances: np.ndarray, temperature: float, draw: Random) -> int:

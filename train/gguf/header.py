@@ -71,7 +71,7 @@ class _Reader:
         return found  # type: ignore[no-any-return]
 
     def string(self) -> str:
-        return self.take(self.number("<Q")).decode("utf-8", "replace")
+        return self.take(self.number("<Q")).decode("utf-8", "surrogateescape")
 
     def value(self, kind: int) -> Value:
         if kind in _SCALARS:

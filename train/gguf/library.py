@@ -28,6 +28,7 @@ def bindings() -> tuple[ModuleType, ModuleType]:
     Raises:
         EnvironmentProblem: llama-cpp-python is not installed or its libraries do not load.
     """
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # where llama.cpp aborts it would start a debugger on our memory
     try:
         import llama_cpp.llama_cpp as llama
         import llama_cpp.mtmd_cpp as mtmd

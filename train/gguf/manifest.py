@@ -5,7 +5,6 @@ verifies it on any machine, without Cloche. Source: jedisct1.github.io/minisign,
 """
 
 import base64
-import binascii
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -169,11 +168,11 @@ def check_signature(data: bytes, signature: bytes, key: Ed25519PublicKey, where:
     """
     try:
         _, first, comment, second = signature.decode().rstrip("\n").split("\n")
-        packed, both = base64.b64decode(first, validate=True), base64.b64decode(second, validate=True)
+        packed, both = _unb64(first), _unb64(second)
         trusted = comment.removeprefix("trusted comment: ")
         if trusted == comment or len(packed) != 74 or packed[:2] != _PREHASHED or len(both) != 64:
             raise ValueError("not the prehashed form")
-    except (ValueError, binascii.Error) as error:
+    except ValueError as error:
         raise BadInput("this is no minisign signature of the prehashed form", where=where) from error
     if packed[2:10] != key_id(key):
         raise IntegrityFailure("another key signed this", where=where, hint="compare the key with the one on paper")
@@ -183,3 +182,11 @@ def check_signature(data: bytes, signature: bytes, key: Ed25519PublicKey, where:
     except InvalidSignature as error:
         raise IntegrityFailure("the signature does not fit: the account was changed", where=where) from error
     return trusted
+
+
+def _unb64(text: str) -> bytes:
+    """Bytes of base64 text; only the one way to write them is taken. Raises ValueError."""
+    data = base64.b64decode(text, validate=True)
+    if base64.b64encode(data).decode() != text:
+        raise ValueError("not the canonical base64")
+    return data

@@ -44,7 +44,9 @@ def quantise(source: Path, out: Path, kind: str = "Q8_0", threads: int = 0) -> N
         if status != 0:
             why = last_words(lines, f"llama.cpp ended with status {status}")
             if "iostream" in why:  # the source was read whole just now, so it is the writing that failed
-                raise EnvironmentProblem("the quantised GGUF could not be written", where=str(out), hint="cloche doctor")
+                raise EnvironmentProblem(
+                    "the quantised GGUF could not be written", where=str(out), hint="cloche doctor"
+                )
             raise BadInput(f"the GGUF cannot be quantised: {why}", where=str(source))
         if read_header(partial).tensors.keys() != header.tensors.keys():
             raise BadInput("the quantised GGUF lacks tensors of its source", where=str(source))

@@ -96,8 +96,7 @@ def compare(reference: Reference, engine: Engine, prompts: Sequence[Prompt], max
         if theirs.shape != ours.shape:
             raise BadInput(f"the reference gives logits {theirs.shape} and the GGUF {ours.shape}", where=prompt.id)
         cosines.append(_cosines(theirs, ours))
-        said = ours.argmax(1)
-        if parted := np.flatnonzero(theirs.argmax(1) != said).tolist():
+        if parted := np.flatnonzero(theirs.argmax(1) != np.asarray(forced)).tolist():
             at = parted[0]
             second, first = np.partition(log_softmax(theirs[at]), -2)[-2:]
             text = _continued(reference, engine, prompt, forced[:at], max_tokens)

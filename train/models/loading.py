@@ -16,7 +16,9 @@ from train.models.qwen2_vl import Qwen2VL
 Precision = Literal["nf4", "bf16", "fp32"]
 FAMILIES = {Qwen2VL.model_type: Qwen2VL}
 """Families by ``model_type``."""
-__all__ = ["Loaded", "check_directory", "digest_of", "load"]
+__all__ = ["Family", "Loaded", "check_directory", "digest_of", "family_of", "load"]
+Family = Qwen2VL
+"""What is particular to a model; the only one so far."""
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
@@ -119,6 +121,15 @@ def load(directory: Path, precision: Precision = "fp32", device: str = "auto", m
         check_four_bits(model, family_class.vision)
     family = family_class.of(config, processor, max_visual_tokens)
     return Loaded(model, tokenizer, family, Encoder(tokenizer, family), directory, digest_of(directory), precision)
+
+
+def family_of(directory: Path, max_visual_tokens: int = 512) -> Family:
+    """The family of a model directory, without its weights. Raises as check_directory."""
+    import transformers
+
+    kind = check_directory(directory)["model_type"]
+    config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
+    return FAMILIES[kind].of(config, json.loads((directory / "preprocessor_config.json").read_text()), max_visual_tokens)
 
 
 def check_four_bits(model: Any, vision: str) -> None:

@@ -13,7 +13,7 @@ from appliance.demo.hospital.truth import SliceTruth, Tone
 
 NEGATION: Final = re.compile(r"\b(?:no|not|cannot|neither|nor|none|never|without|nothing|free of)\b|n['’]t\b")
 ABSENCE: Final = re.compile(r"\b(?:absent|missing|lacking|lacks?|without|free of)\b")
-LESION: Final = re.compile(r"\b(?:lesions?|abnormalit(?:y|ies)|focus|mass|tumou?r)\b")
+LESION: Final = re.compile(r"\b(?:lesions?|abnormalit(?:y|ies)|focus|mass|spot|tumou?r)\b")
 TONES: Final[dict[str, Tone]] = {"bright": "bright", "hyperintense": "bright", "dark": "dark", "hypointense": "dark"}
 IMAGE_SIDE: Final = re.compile(
     r"\b(?:left|right|side|half)(?:[ -]hand)?(?: side| half)? of the (?:image|picture|slice|scan|view)\b|\b(?:image|picture)['’]s\b"

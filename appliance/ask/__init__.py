@@ -1,0 +1,1 @@
+"""Asking the appliance's own model about an image."""
