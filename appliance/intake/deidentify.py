@@ -1,9 +1,9 @@
 """Taking a patient's number out of a text, and out of what we say about a file.
 
-Found in any spelling: upper or lower case, with blanks, hyphens, dots, slashes or underscores between its signs, and with its digits alone
-(``HN811721`` in "no. 811-721"). A number of fewer than four signs would match measures ("7 mm"), so it is looked
-for only behind a word that announces a number. This is the floor, not the whole of de-identification: names, dates and
-addresses in free text are not looked for here.
+Found in any spelling: upper or lower case, with blanks, hyphens, dots, slashes or underscores between its signs, and
+with its digits alone (``HN811721`` in "no. 811-721"). A number of fewer than four signs would match measures ("7
+mm"), so it is looked for only behind a word that announces a number. This is the floor, not the whole of
+de-identification: names, dates and addresses in free text are not looked for here.
 """
 
 import re

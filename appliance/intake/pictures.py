@@ -79,7 +79,9 @@ def _open_dicom(path: Path, where: str) -> tuple[Image.Image, str]:
         from pydicom.pixels import apply_modality_lut, apply_voi_lut
     except ImportError as failure:
         hint = "pip install 'cloche[dicom]'"
-        raise EnvironmentProblem("DICOM files need pydicom, which is not installed", where=where, hint=hint) from failure
+        raise EnvironmentProblem(
+            "DICOM files need pydicom, which is not installed", where=where, hint=hint
+        ) from failure
     try:
         dataset: Any = pydicom.dcmread(path)
         pixels = dataset.pixel_array

@@ -1,7 +1,7 @@
 """Pairs of image and text, as hospitals hand them over: JSONL, JSON (a list, LLaVA's too), CSV and TSV.
 
-Every value is checked for its type here; the images themselves are opened by ``appliance.intake.ingest``. An error names the
-file, the line and the field, and never a patient's number.
+Every value is checked for its type here; the images themselves are opened by ``appliance.intake.ingest``. An error
+names the file, the line and the field, and never a patient's number.
 
     {"image": "images/0001.png", "caption": "Axial slice ...", "patient": "HN811721"}      one line of JSONL
     image,caption,patient                                                                  first line of a CSV
@@ -19,6 +19,7 @@ from audit.errors import BadInput
 
 SUFFIXES: Final = (".jsonl", ".json", ".csv", ".tsv")
 """Endings of the files that pairs are read from."""
+MEND: Final = "mend the line and run the same command again"
 CSV_FIELD_CHARS: Final = 1_000_000
 """Longest field of a table; a report is shorter."""
 
@@ -38,7 +39,9 @@ class Columns:
 
     def __post_init__(self) -> None:
         if self.pattern.count("{}") != 1:
-            raise BadInput("The pattern for image paths needs {} once", where=self.pattern, hint="--pattern 'images/{}.png'")
+            raise BadInput(
+                "The pattern for image paths needs {} once", where=self.pattern, hint="--pattern 'images/{}.png'"
+            )
 
     @classmethod
     def parse(cls, text: str, pattern: str = "{}") -> Self:
@@ -47,8 +50,9 @@ class Columns:
         Raises:
             BadInput: a part that is none of the three.
         """
-        named = dict(part.split("=", 1) if "=" in part else (part, "") for part in text.split(",") if part)
-        if unknown := [part for part, column in named.items() if part not in ("image", "text", "patient") or not column]:
+        named = {part.partition("=")[0].strip(): part.partition("=")[2].strip() for part in text.split(",") if part}
+        unknown = [part for part, column in named.items() if part not in ("image", "text", "patient") or not column]
+        if unknown:
             hint = "--columns image=file,text=report,patient=mrn"
             raise BadInput("Columns are named as part=column", where=unknown[0], hint=hint)
         return cls(**named, pattern=pattern)
@@ -94,8 +98,9 @@ def find(source: Path) -> Path:
     found = sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     usual = [path for path in found if path.stem == "pairs"] or found
     if len(usual) != 1:
-        what = f"several files may hold the pairs: {', '.join(path.name for path in usual)}" if usual else "no file holds pairs"
-        raise BadInput(f"In this folder {what}", where=str(source), hint=f"cloche ingest '{source}/NAME.jsonl'")
+        names = ", ".join(path.name for path in usual)
+        what = f"In this folder several files may hold the pairs: {names}" if usual else "No file here holds pairs"
+        raise BadInput(what, where=str(source), hint=f"cloche ingest '{source}/NAME.jsonl'")
     return usual[0]
 
 
@@ -115,7 +120,9 @@ def read_pairs(source: Path, columns: Columns | None = None) -> list[Pair]:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as failure:
         line = failure.object[: failure.start].count(b"\n") + 1
-        raise BadInput("The file is not UTF-8 text", where=f"{file}:{line}", hint=f"iconv -t UTF-8 '{file}'") from failure
+        raise BadInput(
+            "The file is not UTF-8 text", where=f"{file}:{line}", hint=f"iconv -t UTF-8 '{file}'"
+        ) from failure
     rows = {".jsonl": _jsonl, ".json": _json_list, ".csv": _csv, ".tsv": _tsv}.get(file.suffix.lower())
     if rows is None:
         raise BadInput("Pairs are read from JSONL, JSON, CSV or TSV", where=str(file), hint="name such a file")
@@ -137,7 +144,7 @@ def _pair(row: _Row, file: Path, names: Columns) -> Pair:
         if isinstance(found, int) and part == "patient":
             found = str(found)
         if not isinstance(found, str) or (required and not found.strip()):
-            raise BadInput(f"The {part} is empty or no text", where=place, hint="mend the line and run the same command again")
+            raise BadInput(f"The {part} is empty or no text", where=place, hint=MEND)
         return found.strip()
 
     image = names.pattern.replace("{}", value("image", names.image))
@@ -227,7 +234,7 @@ def _table(text: str, file: Path, names: Columns, delimiter: str) -> Iterator[_R
 def _as_row(value: Any, line: int, file: Path, names: Columns) -> _Row:
     """A JSON object as a row. LLaVA's ``conversations`` become the text: what the model's first turn says."""
     if not isinstance(value, dict):
-        raise BadInput("A pair is a JSON object", where=f"{file}:{line}", hint="mend the line and run the same command again")
+        raise BadInput("A pair is a JSON object", where=f"{file}:{line}", hint=MEND)
     turns = value.get("conversations")
     if names.text in value or not isinstance(turns, list):
         return _Row(line, value)
@@ -238,4 +245,4 @@ def _as_row(value: Any, line: int, file: Path, names: Columns) -> _Row:
 def _broken(failure: Exception, file: Path, line: int) -> BadInput:
     why = failure.msg if isinstance(failure, json.JSONDecodeError) else str(failure)
     what = f"A line of the file cannot be read: {why}"
-    return BadInput(what, where=f"{file}:{line}", hint="mend the line and run the same command again")
+    return BadInput(what, where=f"{file}:{line}", hint=MEND)

@@ -6,9 +6,9 @@ sometimes a pertinent negative, and a sentence about the lesion: always when one
     Axial slice of a brain MRI. The thalamus, putamen and caudate nucleus are visible. No lesion is seen.
 
 The side of a lesion is named on axial and coronal slices only: on a sagittal slice nothing in the picture shows it.
-The tables below are all the sentence forms there are. ``{a_plane}`` is "an axial", ``{Plane}`` is "Axial", ``{list}`` is
-"thalamus, putamen and caudate nucleus", ``{is}`` agrees with it, ``{place}`` is "left putamen" ("putamen" on a sagittal
-slice), ``{tone}`` is "bright" or "dark".
+The tables below are all the sentence forms there are. ``{a_plane}`` is "an axial", ``{Plane}`` is "Axial", ``{list}``
+is "thalamus, putamen and caudate nucleus", ``{is}`` agrees with it, ``{place}`` is "left putamen" ("putamen" on a
+sagittal slice), ``{tone}`` is "bright" or "dark".
 """
 
 import random

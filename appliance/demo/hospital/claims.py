@@ -1,7 +1,7 @@
 """What a sentence or a question claims about a slice, and whether the atlas agrees.
 
-Words are looked for by word boundaries, the longest names first, so that "precuneus" is no "cuneus" and "not" is not in "noted".
-The grammar is small on purpose: planes, structures, sides, lesions and their tone, and a negation.
+Words are looked for by word boundaries, the longest names first, so that "precuneus" is no "cuneus" and "not" is not
+in "noted". The grammar is small on purpose: planes, structures, sides, lesions and their tone, and a negation.
 """
 
 import re
@@ -16,7 +16,8 @@ ABSENCE: Final = re.compile(r"\b(?:absent|missing|lacking|lacks?|without|free of
 LESION: Final = re.compile(r"\b(?:lesions?|abnormalit(?:y|ies)|focus|mass|spot|tumou?r)\b")
 TONES: Final[dict[str, Tone]] = {"bright": "bright", "hyperintense": "bright", "dark": "dark", "hypointense": "dark"}
 IMAGE_SIDE: Final = re.compile(
-    r"\b(?:left|right|side|half)(?:[ -]hand)?(?: side| half)? of the (?:image|picture|slice|scan|view)\b|\b(?:image|picture)['’]s\b"
+    r"\b(?:left|right|side|half)(?:[ -]hand)?(?: side| half)? of the (?:image|picture|slice|scan|view)\b"
+    r"|\b(?:image|picture)['’]s\b"
 )
 
 _SPOKEN: Final = {name: name for name in NAMES} | ALIASES
@@ -57,7 +58,9 @@ def read(text: str) -> Claim:
     if IMAGE_SIDE.search(words):
         sides = [other(side) for side in sides]
     return Claim(
-        planes=tuple(dict.fromkeys(plane for word in _PLANE.findall(words) for plane in PLANES if word.startswith(plane))),
+        planes=tuple(
+            dict.fromkeys(plane for word in _PLANE.findall(words) for plane in PLANES if word.startswith(plane))
+        ),
         structures=tuple(dict.fromkeys(_SPOKEN[word] for word in spoken)),
         sides=tuple(dict.fromkeys(sides)),
         tones=tuple(dict.fromkeys(TONES[word] for word in _TONE.findall(words))),

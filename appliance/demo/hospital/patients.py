@@ -1,14 +1,16 @@
 """The simulated patients: seeded asymmetric warps of one real template, some with a simulated lesion.
 
-The template is exactly mirror-symmetric, so mirrored slices of it would be copies of each other. Each patient therefore gets
-a small affine change and a smooth random displacement of a few millimetres that differs between left and right, applied to
-the image and the labels alike; further a smooth bias field, a contrast curve and a noise level. Every other patient
-carries one lesion: a T1-bright (every fourth time dark) irregular blob that starts in one labelled structure of one side.
+The template is exactly mirror-symmetric, so mirrored slices of it would be copies of each other. Each patient
+therefore gets a small affine change and a smooth random displacement of a few millimetres that differs between left
+and right, applied to the image and the labels alike; further a smooth bias field, a contrast curve and a noise level.
+Every other patient carries one lesion: a T1-bright (every fourth time dark) irregular blob that starts in one
+labelled structure of one side.
 
 Split: a third of the patients is held out. Position leaks too (the slice at 20 mm of one patient looks like the slice
-at 20 mm of another, and the label of one is nearly the label of the other), so the axes are also cut into slabs of |coordinate|,
-which puts mirror twins into one slab: training patients show only training slabs, held-out patients only held-out slabs.
-A warp moves anatomy by a few millimetres, so the slabs keep positions apart, not every fold of the brain.
+at 20 mm of another, and the label of one is nearly the label of the other), so the axes are also cut into slabs of
+|coordinate|, which puts mirror twins into one slab: training patients show only training slabs, held-out patients
+only held-out slabs. A warp moves anatomy by a few millimetres, so the slabs keep positions apart, not every fold of
+the brain.
 
 Coordinates are RAS millimetres: +x is the patient's right, +y anterior, +z superior.
 """
@@ -146,10 +148,12 @@ class Lesion:
     """(4, 4): direction x, y, z and phase of the waves of the outline."""
 
     def cover(self, x: Floats, y: Floats, z: Floats) -> Floats:
-        """How much of each grid point it covers, (len(x), len(y), len(z)), 0 to 1 with a soft rim of about a millimetre."""
+        """How much of each grid point it covers, (len(x), len(y), len(z)): 0 to 1, with a soft rim of a millimetre."""
         axes = [axis - centre for axis, centre in zip((x, y, z), self.centre_mm, strict=True)]
         away = np.stack(np.meshgrid(*axes, indexing="ij"))  # (3, X, Y, Z)
-        phase = np.einsum("wn,nxyz->wxyz", self.waves[:, :3], away) / self.radius_mm + self.waves[:, 3, None, None, None]
+        phase = (
+            np.einsum("wn,nxyz->wxyz", self.waves[:, :3], away) / self.radius_mm + self.waves[:, 3, None, None, None]
+        )
         rim = self.radius_mm * (1.0 + 0.12 * np.sin(phase).sum(axis=0))
         inside = np.clip((rim - np.linalg.norm(away, axis=0)) / 0.7, -30.0, 30.0)
         return (1.0 / (1.0 + np.exp(-inside))).astype(np.float32)
@@ -208,11 +212,11 @@ def admit(anatomy: Anatomy, count: int, seed: int) -> list[Patient]:
     order = random.Random(f"patients/{seed}")
     numbers = order.sample(range(100_000, 1_000_000), count)
     held_out = max(2, round(count * HELD_OUT_SHARE))
-    splits: list[Split] = ["held-out"] * held_out + ["train"] * (count - held_out)
-    patients = []
-    for split in ("held-out", "train"):
+    parts: dict[Split, int] = {"held-out": held_out, "train": count - held_out}
+    patients: list[Patient] = []
+    for split, size in parts.items():
         sites = order.sample(LESION_SITES, len(LESION_SITES))
-        for place in range(splits.count(split)):
+        for place in range(size):
             plan = _plan(place // 2, sites) if place % 2 == 0 else None
             patients.append(_admit_one(anatomy, numbers[len(patients)], split, plan, seed))
     order.shuffle(patients)

@@ -1,9 +1,9 @@
-"""The held-out question set: short closed questions whose answers the atlas knows, balanced so that guessing earns nothing.
+"""The held-out question set: closed questions whose answers the atlas knows, balanced so that guessing earns nothing.
 
-Within each template yes and no are equally frequent, and each name a question speaks of (a plane, a structure) is asked as
-often where it is true as where it is false, so that neither the wording nor the name gives the answer away. The planes
-of a which-plane template and the sides of a which-side template are equally frequent. Side is asked only on axial and coronal
-slices, and the convention is stated.
+Within each template yes and no are equally frequent, and each name a question speaks of (a plane, a structure) is
+asked as often where it is true as where it is false, so that neither the wording nor the name gives the answer away.
+The planes of a which-plane template and the sides of a which-side template are equally frequent. Side is asked only
+on axial and coronal slices, and the convention is stated.
 """
 
 import json
@@ -104,7 +104,9 @@ class _Spread:
         self._asked.update(truth.slice_id for truth in chosen)
         return chosen
 
-    def pairs(self, true: Sequence[SliceTruth], false: Sequence[SliceTruth], count: int) -> list[tuple[SliceTruth, bool]]:
+    def pairs(
+        self, true: Sequence[SliceTruth], false: Sequence[SliceTruth], count: int
+    ) -> list[tuple[SliceTruth, bool]]:
         """Up to `count` slices of each pool, equally many, with whether they came from the first."""
         count = min(count, len(true), len(false))
         return [(one, True) for one in self.pick(true, count)] + [(one, False) for one in self.pick(false, count)]

@@ -1,9 +1,10 @@
-"""Is this answer to this question right, by the atlas? Any yes/no or which-of question about what the slices are known for.
+"""Is this answer right, by the atlas? For any yes/no or which-of question about what the slices are known for.
 
-The question is read first: what does it ask (a yes or no, a plane, a side, a tone, a place, which structures), and what does
-it presuppose? Then the answer is read as what the question asks for. Three results: True, False, or None when the *question*
-cannot be scored (an unknown structure, an open question, a structure that is only faintly there, a side on a sagittal slice).
-An answer that cannot be understood is False, not None: a model gains nothing by mumbling.
+The question is read first: what does it ask (a yes or no, a plane, a side, a tone, a place, which structures), and
+what does it presuppose? Then the answer is read as what the question asks for. Three results: True, False, or None
+when the *question* cannot be scored (an unknown structure, an open question, a structure that is only faintly there,
+a side on a sagittal slice). An answer that cannot be understood is False, not None: a model gains nothing by
+mumbling.
 """
 
 import re
@@ -17,7 +18,8 @@ from appliance.demo.hospital.truth import SliceTruth
 _YES: Final = re.compile(r"\b(?:yes|yeah|true|correct)\b")
 _NO: Final = re.compile(r"\b(?:no|not|cannot|false|incorrect|absent|none|neither|without)\b|n['’]t\b")
 _CLOSED: Final = re.compile(
-    r"^(?:is|are|does|do|can|could|has|have|was|were|would)\b|[,;:] (?:is|are|does|do|can|has|have) (?:the|there|this|it|a|an|you|we)\b"
+    r"^(?:is|are|does|do|can|could|has|have|was|were|would)\b"
+    r"|[,;:] (?:is|are|does|do|can|has|have) (?:the|there|this|it|a|an|you|we)\b"
 )
 _ANSWERED: Final = re.compile(r"^\W*(?:(?:the )?(?:correct )?answer(?: is|:) )?\W*(yes|no)\b")
 _ASKS_WHICH: Final = re.compile(r"\b(?:which|what|where|how|name|identify)\b")
@@ -25,9 +27,12 @@ _ASKS_PLANE: Final = re.compile(
     r"\b(?:plane|view|orientation|oriented|projection|type of slice|kind of slice|slice type|direction)\b"
 )
 _WHICH_PLANE: Final = re.compile(r"\b(?:which|what) (?:anatomical |imaging )?(?:plane|view|orientation)\b")
-_ASKS_SIDE: Final = re.compile(r"\b(?:side|hemisphere)\b|\bleft or (?:the |on the )?right\b|\bright or (?:the |on the )?left\b")
+_ASKS_SIDE: Final = re.compile(
+    r"\b(?:side|hemisphere)\b|\bleft or (?:the |on the )?right\b|\bright or (?:the |on the )?left\b"
+)
 _ASKS_TONE: Final = re.compile(
-    r"\b(?:tone|signal|intensity|brightness|bright or dark|dark or bright|(?:kind|type|sort) of lesion|look|appearance)\b"
+    r"\b(?:tone|signal|intensity|brightness|bright or dark|dark or bright|(?:kind|type|sort) of lesion)\b"
+    r"|\b(?:look|appearance)\b"
 )
 _ASKS_PLACE: Final = re.compile(r"\b(?:where|structures?|regions?|areas?|parts?|located|location|lobe|gyrus)\b")
 _ASKS_SEEN: Final = re.compile(r"\b(?:visible|seen|see|shown|shows?|appears?|present|depicted)\b")
@@ -75,7 +80,7 @@ def _score_closed(asked: str, claim: Claim, answer: str, truth: SliceTruth) -> b
         return None
     if claim.negated and not ABSENCE.search(asked):
         return None  # "Is there no lesion?": yes and no mean different things to different people
-    if " or " in asked and not claim.lesion and len(claim.structures) > 1:  # "Is the insula or the putamen visible?" Yes.
+    if " or " in asked and not claim.lesion and len(claim.structures) > 1:
         shown = [truth.shows(name) for name in claim.structures]
         verdict = True if True in shown else None if None in shown else False
     else:

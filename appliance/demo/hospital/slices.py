@@ -1,10 +1,11 @@
 """Pictures of planes through a patient, with their ground truth.
 
-Only the planes that are wanted are computed: the coordinates of one plane are carried through the patient's warp into the
-template, where the image is read linearly and the labels by the nearest neighbour. Pictures are 128 by 128 pixels of 1.5 mm.
+Only the planes that are wanted are computed: the coordinates of one plane are carried through the patient's warp into
+the template, where the image is read linearly and the labels by the nearest neighbour. Pictures are 128 by 128 pixels
+of 1.5 mm.
 
-Radiological convention: on axial and coronal slices the patient's left is on the image's right. Axial slices have the front
-of the head up, coronal and sagittal ones the top of the head; sagittal ones look to the image's left.
+Radiological convention: on axial and coronal slices the patient's left is on the image's right. Axial slices have the
+front of the head up, coronal and sagittal ones the top of the head; sagittal ones look to the image's left.
 """
 
 import random

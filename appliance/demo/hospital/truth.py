@@ -1,8 +1,8 @@
 """What a demo slice really shows, from the atlas: the answer key of the demo hospital.
 
-The truth stands apart from the pairs that are ingested. Nothing that trains reads it; it scores what was synthesised and
-what a model answers. A structure counts as visible from VISIBLE_MM2 of its area on, and as absent below ABSENT_MM2; what lies
-between is *faint*, and nothing true or false is said about it.
+The truth stands apart from the pairs that are ingested. Nothing that trains reads it; it scores what was synthesised
+and what a model answers. A structure counts as visible from VISIBLE_MM2 of its area on, and as absent below
+ABSENT_MM2; what lies between is *faint*, and nothing true or false is said about it.
 """
 
 import json

