@@ -28,7 +28,9 @@ def joined(triplet: Triplet, rng: Random) -> str:
     return rng.choice(RATIONALES).format(why=triplet.informative.rstrip(), answer=triplet.precise.rstrip("."))
 
 
-def assemble(pairs: Sequence[Pair], triplets: Sequence[Triplet], seed: int = 0, short: bool = True) -> list[Conversation]:
+def assemble(
+    pairs: Sequence[Pair], triplets: Sequence[Triplet], seed: int = 0, short: bool = True
+) -> list[Conversation]:
     """Conversations of every image: its caption always, and a task for each kept triplet.
 
     Args:
@@ -38,13 +40,15 @@ def assemble(pairs: Sequence[Pair], triplets: Sequence[Triplet], seed: int = 0, 
     for triplet in triplets:
         if triplet.kept:
             by_record.setdefault(triplet.record, []).append(triplet)
-    talks = []
+    talks: list[Conversation] = []
     for pair in pairs:
         rng = Random(f"{seed} {pair.record}")
 
         def talk(kind: str, asked: str, said: str, pair: Pair = pair) -> Conversation:
             number = f"{pair.record}/{kind}/{len(talks)}"
-            return Conversation(number, (pair.image,), (Turn("user", asked), Turn("assistant", said, True)), pair.record, kind)
+            return Conversation(
+                number, (pair.image,), (Turn("user", asked), Turn("assistant", said, True)), pair.record, kind
+            )
 
         talks.append(talk("caption", rng.choice(CAPTION_TURNS), pair.caption))
         for triplet in by_record.get(pair.record, []):

@@ -81,13 +81,18 @@ class ModelJudge:
         asked = self.loaded.encoder.prompt(turns_of(triplet, self.shots), (), [])
         branches = []
         for label in LABELS:
-            ids = [*self.loaded.tokenizer(label, add_special_tokens=False)["input_ids"], self.loaded.tokenizer.eos_token_id]
+            ids = [
+                *self.loaded.tokenizer(label, add_special_tokens=False)["input_ids"],
+                self.loaded.tokenizer.eos_token_id,
+            ]
             branches.append(continued(asked, ids))
         return shared_row(branches)
 
 
 def judge_all(
-    judge: Judge, triplets: Sequence[Triplet], threshold: float = 0.0,
+    judge: Judge,
+    triplets: Sequence[Triplet],
+    threshold: float = 0.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Triplet]:
     """Label the triplets that were not dropped before; those whose Yes does not win by ``threshold`` nats are dropped."""

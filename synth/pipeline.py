@@ -42,13 +42,24 @@ class SynthConfig:
     """Seed of sampling, borrowing and balancing."""
 
 
-def write_chunk(loaded: Loaded, pairs: Sequence[Pair], features: Features, config: SynthConfig, number: int, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Triplet]:
+def write_chunk(
+    loaded: Loaded,
+    pairs: Sequence[Pair],
+    features: Features,
+    config: SynthConfig,
+    number: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Triplet]:
     """The synthesizer's own triplets about one chunk of pairs; the same chunk gives the same triplets."""
-    how = Sampling(config.max_new_tokens, config.temperature, config.samples, config.seed * 100_003 + number, batch=config.batch)
+    how = Sampling(
+        config.max_new_tokens, config.temperature, config.samples, config.seed * 100_003 + number, batch=config.batch
+    )
     return write(loaded, pairs, features, how, progress)
 
 
-def borrowed_questions(pairs: Sequence[Pair], triplets: Sequence[Triplet], config: SynthConfig) -> list[tuple[Pair, str]]:
+def borrowed_questions(
+    pairs: Sequence[Pair], triplets: Sequence[Triplet], config: SynthConfig
+) -> list[tuple[Pair, str]]:
     """Closed questions that were written for other images, drawn as often as they were written."""
     written = [t.instruction for t in triplets if t.kept and not t.borrowed and t.instruction.startswith(_CLOSED)]
     own: dict[str, set[str]] = {}
@@ -59,13 +70,25 @@ def borrowed_questions(pairs: Sequence[Pair], triplets: Sequence[Triplet], confi
         rng = Random(f"{config.seed} borrow {pair.record}")
         chosen: set[str] = set()
         for _ in range(20 * config.borrow):
-            if len(chosen) < config.borrow and written and (question := rng.choice(written)) not in own.get(pair.record, ()):
+            if (
+                len(chosen) < config.borrow
+                and written
+                and (question := rng.choice(written)) not in own.get(pair.record, ())
+            ):
                 chosen.add(question)
         asked += [(pair, q) for q in sorted(chosen)]
     return asked
 
 
-def finish(loaded: Loaded, judge: Judge, pairs: Sequence[Pair], written: Sequence[Triplet], features: Features, config: SynthConfig, progress: Callable[[int, int, str], None] = lambda done, total, what: None) -> list[Triplet]:
+def finish(
+    loaded: Loaded,
+    judge: Judge,
+    pairs: Sequence[Pair],
+    written: Sequence[Triplet],
+    features: Features,
+    config: SynthConfig,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> list[Triplet]:
     """Borrow, judge and filter what was written; nothing is lost, each dropped triplet says why."""
     asked = borrowed_questions(pairs, written, config)
     triplets = [*written, *answer(loaded, asked, features, progress=lambda d, n: progress(d, n, "borrowed questions"))]

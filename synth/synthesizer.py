@@ -39,7 +39,10 @@ def markup_of(loaded: Loaded) -> Markup:
 
 
 def write(
-    loaded: Loaded, pairs: Sequence[Pair], features: Features, how: Sampling,
+    loaded: Loaded,
+    pairs: Sequence[Pair],
+    features: Features,
+    how: Sampling,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Triplet]:
     """Let the synthesizer write; unparsable dialogues come back as triplets with a reason and no words."""
@@ -62,7 +65,10 @@ def write(
 
 
 def answer(
-    loaded: Loaded, asked: Sequence[tuple[Pair, str]], features: Features, max_new_tokens: int = 48,
+    loaded: Loaded,
+    asked: Sequence[tuple[Pair, str]],
+    features: Features,
+    max_new_tokens: int = 48,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Triplet]:
     """Let the synthesizer answer borrowed instructions from the caption, under both hints."""

@@ -36,7 +36,9 @@ def snapshot(at: Checkpoint, model: Any, optimizer: torch.optim.Optimizer) -> by
     """Everything that the next step depends on. Randomness is seeded by the step, so none is kept."""
     from safetensors.torch import save
 
-    tensors = {f"model.{n}": p.detach().cpu().contiguous().clone() for n, p in model.named_parameters() if p.requires_grad}
+    tensors = {
+        f"model.{n}": p.detach().cpu().contiguous().clone() for n, p in model.named_parameters() if p.requires_grad
+    }
     tensors |= {k: v.detach().cpu().contiguous().clone() for k, v in pack_state(optimizer, "optimizer.").items()}
     return save(tensors, metadata={KEY: json.dumps({"step": at.step, "metrics": at.metrics})})
 

@@ -37,14 +37,28 @@ def attach(loaded: Loaded, config: LoraConfig, adapter: bytes | None = None) -> 
     if adapter is not None:
         tensors, described = unpack(adapter)
         if described["base_digest"] != loaded.digest:
-            raise Refused("the adapter was trained on another base model", where=str(loaded.directory), hint="give the --model that it was trained on; see `cloche models`")
+            raise Refused(
+                "the adapter was trained on another base model",
+                where=str(loaded.directory),
+                hint="give the --model that it was trained on; see `cloche models`",
+            )
         config = LoraConfig(described["r"], described["alpha"], config.dropout)
-    wanted = peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=loaded.family.lora_targets, task_type="CAUSAL_LM")
+    wanted = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=loaded.family.lora_targets,
+        task_type="CAUSAL_LM",
+    )
     model = peft.get_peft_model(loaded.model, wanted, autocast_adapter_dtype=True)
     if adapter is not None:
         result = peft.set_peft_model_state_dict(model, tensors)
         if result.unexpected_keys:
-            raise BadInput(f"the adapter has a part that the model lacks: {result.unexpected_keys[0]}", where="adapter", hint="train it again on this model")
+            raise BadInput(
+                f"the adapter has a part that the model lacks: {result.unexpected_keys[0]}",
+                where="adapter",
+                hint="train it again on this model",
+            )
     return model
 
 
@@ -59,7 +73,13 @@ def pack(model: Any, config: LoraConfig, base_digest: str) -> bytes:
     from safetensors.torch import save
 
     tensors = {k: v.detach().float().cpu().contiguous() for k, v in peft.get_peft_model_state_dict(model).items()}
-    described = {"r": config.rank, "alpha": config.alpha, "rslora": False, "base_digest": base_digest, **{"dropout": asdict(config)["dropout"]}}
+    described = {
+        "r": config.rank,
+        "alpha": config.alpha,
+        "rslora": False,
+        "base_digest": base_digest,
+        "dropout": asdict(config)["dropout"],
+    }
     return save(tensors, metadata={METADATA: json.dumps(described)})
 
 
@@ -73,4 +93,6 @@ def unpack(adapter: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         described = json.loads(json.loads(adapter[8 : 8 + size])["__metadata__"][METADATA])
         return load(adapter), described
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise BadInput("these bytes are not an adapter", where="adapter", hint="name an adapter listed by `cloche models`") from error
+        raise BadInput(
+            "these bytes are not an adapter", where="adapter", hint="name an adapter listed by `cloche models`"
+        ) from error

@@ -9,7 +9,9 @@ def pack_state(optimizer: torch.optim.Optimizer, prefix: str = "") -> dict[str, 
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
             if value is not None:
-                packed[f"{prefix}{index}.{name}"] = value.clone() if torch.is_tensor(value) else torch.tensor(float(value))
+                packed[f"{prefix}{index}.{name}"] = (
+                    value.clone() if torch.is_tensor(value) else torch.tensor(float(value))
+                )
     return packed
 
 

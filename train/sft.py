@@ -76,7 +76,11 @@ def run_sft(
     torch.manual_seed(config.seed)
     rows = rows_of(loaded, conversations, features)
     if not rows:
-        raise BadInput("there is nothing to train on: no conversation has a learned turn", where="train", hint="run `cloche synth` first")
+        raise BadInput(
+            "there is nothing to train on: no conversation has a learned turn",
+            where="train",
+            hint="run `cloche synth` first",
+        )
     model = attach(loaded, config.lora)
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = _optimizer(weights, config, loaded.device)
@@ -88,8 +92,12 @@ def run_sft(
             chosen = [rows[i] for i in plan[step]]
             on_step(step, sorted({r for row in chosen for r in row[1]}))
             rate = config.learning_rate * _schedule(step, len(plan), config.warmup)
-            loss, learned = _step(loaded, model, features, [row[0] for row in chosen], optimizer, rate, config.micro_rows)
-            metrics.append({"step": step, "loss": loss, "rate": rate, "tokens": learned, "seconds": time.perf_counter() - started})
+            loss, learned = _step(
+                loaded, model, features, [row[0] for row in chosen], optimizer, rate, config.micro_rows
+            )
+            metrics.append(
+                {"step": step, "loss": loss, "rate": rate, "tokens": learned, "seconds": time.perf_counter() - started}
+            )
             progress(step + 1, len(plan), f"loss {loss:.3f}")
             if (step + 1) % config.checkpoint_every == 0 and step + 1 < len(plan):
                 store.save(snapshot(Checkpoint(step + 1, tuple(metrics)), model, optimizer))
@@ -98,14 +106,18 @@ def run_sft(
         model.unload()
 
 
-def rows_of(loaded: Loaded, conversations: Sequence[Conversation], features: Features) -> list[tuple[Row, tuple[str, ...]]]:
+def rows_of(
+    loaded: Loaded, conversations: Sequence[Conversation], features: Features
+) -> list[tuple[Row, tuple[str, ...]]]:
     """One row an image set, with the records in it; conversations without images are packed into rows of their own."""
     groups: dict[tuple[str, ...], list[Conversation]] = {}
     for talk in conversations:
         groups.setdefault(talk.images or (f"text {talk.id}",), []).append(talk)
     rows = []
     for group in groups.values():
-        encoded = [loaded.encoder.encode(t, [features.grid(i) for i in t.images], t.kind == "synthesizer") for t in group]
+        encoded = [
+            loaded.encoder.encode(t, [features.grid(i) for i in t.images], t.kind == "synthesizer") for t in group
+        ]
         kept = [e for e in encoded if e.learned.any()]
         if kept:
             records = tuple(sorted({t.record for t in group}))
@@ -113,7 +125,9 @@ def rows_of(loaded: Loaded, conversations: Sequence[Conversation], features: Fea
     return rows
 
 
-def _step(loaded: Loaded, model: Any, features: Features, rows: list[Row], optimizer: Any, rate: float, micro: int) -> tuple[float, int]:
+def _step(
+    loaded: Loaded, model: Any, features: Features, rows: list[Row], optimizer: Any, rate: float, micro: int
+) -> tuple[float, int]:
     model.train()
     rows = sorted(rows, key=lambda row: len(row.ids))
     total, summed = sum(int((r.learned & (r.sources >= 0)).sum()) for r in rows), 0.0

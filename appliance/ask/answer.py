@@ -52,7 +52,11 @@ def open_image(path: Path) -> Image.Image:
     except FileNotFoundError:
         raise BadInput("there is no such image", where=str(path), hint="name a PNG or JPEG file") from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadInput(f"the image cannot be read: {str(error).splitlines()[0][:120]}", where=str(path), hint="export it again from its source, as PNG or JPEG") from error
+        raise BadInput(
+            f"the image cannot be read: {str(error).splitlines()[0][:120]}",
+            where=str(path),
+            hint="export it again from its source, as PNG or JPEG",
+        ) from error
 
 
 def served_model(vault: Vault) -> Model:
@@ -94,7 +98,25 @@ def ask(
             else:
                 (answer,) = engine.answers(fitted, [turns], max_tokens)
                 spread, text, share = {}, answer.text.strip(), math.exp(answer.logprob)
-            detail = {"model": model.id, "image": seen, "question": hashlib.sha256(question.encode()).hexdigest(), "answer": hashlib.sha256(text.encode()).hexdigest()}
-            number = vault.record(Event("question.answered", actor, "TREAT", activity="ask", objects=model.objects, detail=detail))
-            found.append(Said(f"answer-{number}", text, share, spread, model.id, str(model.note.get("state")), fitted.size, rows * columns))
+            detail = {
+                "model": model.id,
+                "image": seen,
+                "question": hashlib.sha256(question.encode()).hexdigest(),
+                "answer": hashlib.sha256(text.encode()).hexdigest(),
+            }
+            number = vault.record(
+                Event("question.answered", actor, "TREAT", activity="ask", objects=model.objects, detail=detail)
+            )
+            found.append(
+                Said(
+                    f"answer-{number}",
+                    text,
+                    share,
+                    spread,
+                    model.id,
+                    str(model.note.get("state")),
+                    fitted.size,
+                    rows * columns,
+                )
+            )
     return found

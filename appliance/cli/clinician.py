@@ -33,6 +33,9 @@ def ask(settings: Settings, image: Path, question: str, choices: str | None, exp
     with open_vault(settings, "clinician") as (vault, actor):
         (said,) = put(vault, actor, picture, [question], short=not explain, choices=listed, max_tokens=max_tokens)
     click.echo(f"image: {said.size[0]}×{said.size[1]} → {said.visual_tokens} visual tokens", err=True)
-    click.echo(f"{said.state} {said.model}, {said.id}, probability {said.share:.0%} (not calibrated). {NOT_A_DIAGNOSIS}", err=True)
+    click.echo(
+        f"{said.state} {said.model}, {said.id}, probability {said.share:.0%} (not calibrated). {NOT_A_DIAGNOSIS}",
+        err=True,
+    )
     spread = "\n".join(f"  {c:16} {p:6.1%}" for c, p in sorted(said.distribution.items(), key=lambda row: -row[1]))
     emit(settings, dataclasses.asdict(said) | {"notice": NOT_A_DIAGNOSIS}, "\n".join(filter(None, (said.text, spread))))

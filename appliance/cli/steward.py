@@ -9,9 +9,19 @@ from appliance.cli.output import emit, json_option
 from appliance.settings import Settings, open_vault, read_passphrase
 from appliance.starter.where import STARTER
 
-_MODEL = click.option("--model", "model_dir", type=click.Path(path_type=Path), default=STARTER, help="Model directory (safetensors). Default: the starter.")
+_MODEL = click.option(
+    "--model",
+    "model_dir",
+    type=click.Path(path_type=Path),
+    default=STARTER,
+    help="Model directory (safetensors). Default: the starter.",
+)
 _DRY = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-_QUESTIONS = click.option("--questions", type=click.Path(path_type=Path, dir_okay=False), help="JSONL file of closed questions: image, text, choices, answer.")
+_QUESTIONS = click.option(
+    "--questions",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="JSONL file of closed questions: image, text, choices, answer.",
+)
 
 
 def _desk(opened: Any, title: str) -> Any:
@@ -30,7 +40,14 @@ def _desk(opened: Any, title: str) -> Any:
 
 
 @click.command()
-@click.option("--recipient", "recipients", multiple=True, required=True, type=click.Path(path_type=Path, dir_okay=False), help="Public key file of someone who may read the log; two at least.")
+@click.option(
+    "--recipient",
+    "recipients",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Public key file of someone who may read the log; two at least.",
+)
 @json_option
 @click.pass_obj
 def init(settings: Settings, recipients: tuple[Path, ...]) -> None:
@@ -49,12 +66,22 @@ def init(settings: Settings, recipients: tuple[Path, ...]) -> None:
     known = [Recipient.load(path) for path in recipients]
     with Vault.create(settings.home, read_passphrase(confirm=True), known) as vault:
         data = {"home": str(settings.home), "recipients": [r.name for r in vault.recipients]}
-    emit(settings, data, f"made {settings.home}; the log can be read by {', '.join(data['recipients'])}\nnext: cloche ingest SOURCE")
+    emit(
+        settings,
+        data,
+        f"made {settings.home}; the log can be read by {', '.join(data['recipients'])}\nnext: cloche ingest SOURCE",
+    )
 
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--held-out", type=click.FloatRange(0, 0.9), default=0.2, show_default=True, help="Share of patients kept for evaluation.")
+@click.option(
+    "--held-out",
+    type=click.FloatRange(0, 0.9),
+    default=0.2,
+    show_default=True,
+    help="Share of patients kept for evaluation.",
+)
 @_DRY
 @json_option
 @click.pass_obj
@@ -75,8 +102,20 @@ def ingest(settings: Settings, source: Path, held_out: float, dry_run: bool) -> 
     from appliance.intake.split import by_patient
 
     with open_vault(settings, "steward") as opened, _desk(opened, "ingesting") as desk:
-        report = bring_in(desk.vault, source, desk.actor, split=by_patient(desk.vault, held_out), progress=desk.progress, dry_run=dry_run)
-    emit(settings, asdict(report), "\n".join(f"{k.replace('_', ' '):14} {v}" for k, v in asdict(report).items()) + ("" if dry_run else "\nnext: cloche synth"))
+        report = bring_in(
+            desk.vault,
+            source,
+            desk.actor,
+            split=by_patient(desk.vault, held_out),
+            progress=desk.progress,
+            dry_run=dry_run,
+        )
+    emit(
+        settings,
+        asdict(report),
+        "\n".join(f"{k.replace('_', ' '):14} {v}" for k, v in asdict(report).items())
+        + ("" if dry_run else "\nnext: cloche synth"),
+    )
 
 
 @click.command()
@@ -91,20 +130,48 @@ def records(settings: Settings) -> None:
       cloche records --json | jq length
     """
     with open_vault(settings, "steward") as (vault, _):
-        rows = [{"id": r.id, "patient": r.patient, "split": r.split, "created": r.created} for r in vault.catalogue.records()]
-    emit(settings, rows, "\n".join(f"{r['id']}  {r['patient']}  {r['split']:8}  {r['created']}" for r in rows) or "no records; next: cloche ingest SOURCE")
+        rows = [
+            {"id": r.id, "patient": r.patient, "split": r.split, "created": r.created}
+            for r in vault.catalogue.records()
+        ]
+    emit(
+        settings,
+        rows,
+        "\n".join(f"{r['id']}  {r['patient']}  {r['split']:8}  {r['created']}" for r in rows)
+        or "no records; next: cloche ingest SOURCE",
+    )
 
 
 @click.command()
-@click.option("--synthesizer", type=click.Path(path_type=Path), default=STARTER, help="Model directory that writes. Default: the starter.")
-@click.option("--judge", type=click.Path(path_type=Path), default=STARTER, help="Model directory or GGUF file that judges. Default: the starter.")
+@click.option(
+    "--synthesizer",
+    type=click.Path(path_type=Path),
+    default=STARTER,
+    help="Model directory that writes. Default: the starter.",
+)
+@click.option(
+    "--judge",
+    type=click.Path(path_type=Path),
+    default=STARTER,
+    help="Model directory or GGUF file that judges. Default: the starter.",
+)
 @click.option("--samples", type=click.IntRange(1), default=2, show_default=True, help="Dialogues an image.")
-@click.option("--temperature", type=click.FloatRange(0), default=0.8, show_default=True, help="Of the dialogues; 0 is greedy.")
+@click.option(
+    "--temperature", type=click.FloatRange(0), default=0.8, show_default=True, help="Of the dialogues; 0 is greedy."
+)
 @click.option("--limit", type=click.IntRange(1), help="Only the first N records.")
 @_DRY
 @json_option
 @click.pass_obj
-def synth(settings: Settings, synthesizer: Path, judge: Path, samples: int, temperature: float, limit: int | None, dry_run: bool) -> None:
+def synth(
+    settings: Settings,
+    synthesizer: Path,
+    judge: Path,
+    samples: int,
+    temperature: float,
+    limit: int | None,
+    dry_run: bool,
+) -> None:
     """Turn captions into questions and answers, keep what the judge finds consistent.
 
     \b
@@ -119,18 +186,38 @@ def synth(settings: Settings, synthesizer: Path, judge: Path, samples: int, temp
     with open_vault(settings, "steward") as opened, _desk(opened, "synthesising") as desk:
         if dry_run:
             count = len(training_records(desk)[:limit])
-            emit(settings, {"images": count, "dialogues": count * samples}, f"would write {count * samples} dialogues about {count} images")
+            emit(
+                settings,
+                {"images": count, "dialogues": count * samples},
+                f"would write {count * samples} dialogues about {count} images",
+            )
             return
-        run = synthesise(desk, Writers(synthesizer, judge), SynthConfig(samples=samples, temperature=temperature), limit)
+        run = synthesise(
+            desk, Writers(synthesizer, judge), SynthConfig(samples=samples, temperature=temperature), limit
+        )
     figures = {k: run.result[k] for k in ("pairs", "tasks", "reasons")}
-    emit(settings, {"run": run.id, **figures}, f"{run.id}: {figures['tasks']} tasks from {figures['pairs']} images\n" + "\n".join(f"  {k:16} {v}" for k, v in figures["reasons"].items()) + "\nnext: cloche train")
+    emit(
+        settings,
+        {"run": run.id, **figures},
+        f"{run.id}: {figures['tasks']} tasks from {figures['pairs']} images\n"
+        + "\n".join(f"  {k:16} {v}" for k, v in figures["reasons"].items())
+        + "\nnext: cloche train",
+    )
 
 
 @click.command()
 @_MODEL
 @click.option("--epochs", type=click.IntRange(1), default=6, show_default=True, help="Passes over the data.")
-@click.option("--rank", type=click.IntRange(1), default=32, show_default=True, help="Rank of the adapter; its scale is twice that.")
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True, help="Peak rate.")
+@click.option(
+    "--rank",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Rank of the adapter; its scale is twice that.",
+)
+@click.option(
+    "--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True, help="Peak rate."
+)
 @_DRY
 @json_option
 @click.pass_obj
@@ -154,17 +241,30 @@ def train(settings: Settings, model_dir: Path, epochs: int, rank: int, learning_
         if dry_run:
             source = latest_synth(desk)
             steps = epochs * -(-source.result["pairs"] // config.rows_per_step)
-            emit(settings, {"tasks": source.result["tasks"], "steps": steps}, f"would take {steps} steps over {source.result['tasks']} tasks, NF4 base, rank {rank}")
+            emit(
+                settings,
+                {"tasks": source.result["tasks"], "steps": steps},
+                f"would take {steps} steps over {source.result['tasks']} tasks, NF4 base, rank {rank}",
+            )
             return
         run = learn(desk, model_dir, config)
-    emit(settings, {"run": run.id, **run.result}, f"{run.id}: {run.result['steps']} steps, loss {run.result['last'].get('loss', 0):.3f}, model {run.result['model']}\nnext: cloche align, or cloche export")
+    emit(
+        settings,
+        {"run": run.id, **run.result},
+        f"{run.id}: {run.result['steps']} steps, loss {run.result['last'].get('loss', 0):.3f}, model {run.result['model']}\nnext: cloche align, or cloche export",
+    )
 
 
 @click.command()
 @_MODEL
 @click.option("--steps", type=click.IntRange(1), default=20, show_default=True, help="Optimizer steps.")
 @click.option("--group", type=click.IntRange(2), default=8, show_default=True, help="Completions a prompt, G.")
-@click.option("--mirror/--no-mirror", default=True, show_default=True, help="Hold answers to the mirrored image's, left and right swapped.")
+@click.option(
+    "--mirror/--no-mirror",
+    default=True,
+    show_default=True,
+    help="Hold answers to the mirrored image's, left and right swapped.",
+)
 @json_option
 @click.pass_obj
 def align(settings: Settings, model_dir: Path, steps: int, group: int, mirror: bool) -> None:
@@ -180,12 +280,22 @@ def align(settings: Settings, model_dir: Path, steps: int, group: int, mirror: b
 
     with open_vault(settings, "steward") as opened, _desk(opened, "aligning") as desk:
         run = run_align(desk, model_dir, GrpoConfig(steps=steps, group=group), mirror)
-    emit(settings, {"run": run.id, **run.result}, f"{run.id}: {run.result['steps']} steps, reward {run.result['last'].get('reward', 0):.2f}, model {run.result['model']}\nnext: cloche export")
+    emit(
+        settings,
+        {"run": run.id, **run.result},
+        f"{run.id}: {run.result['steps']} steps, reward {run.result['last'].get('reward', 0):.2f}, model {run.result['model']}\nnext: cloche export",
+    )
 
 
 @click.command()
 @_MODEL
-@click.option("--quantisation", type=click.Choice(["Q8_0", "Q5_K_M", "Q4_K_M"]), default="Q8_0", show_default=True, help="Of the language model; vision is f16.")
+@click.option(
+    "--quantisation",
+    type=click.Choice(["Q8_0", "Q5_K_M", "Q4_K_M"]),
+    default="Q8_0",
+    show_default=True,
+    help="Of the language model; vision is f16.",
+)
 @_QUESTIONS
 @json_option
 @click.pass_obj
@@ -206,14 +316,23 @@ def export(settings: Settings, model_dir: Path, quantisation: str, questions: Pa
         fit = family_of(model_dir).fitted
         suite = read_questions(desk, questions) if questions else None
         run = run_export(desk, model_dir, ExportConfig(quantisation), prompts_of(desk, suite, fit))
-    said = "\n".join(f"  {k:7} same answer {p['same_answers']} of {p['n']}, logit cosine {p['cosine_mean']:.6f}" for k, p in run.result["parity"].items())
-    emit(settings, {"run": run.id, **run.result}, f"{run.id}: candidate {run.result['model']}\n{said}\nnext: cloche evaluate --questions FILE")
+    said = "\n".join(
+        f"  {k:7} same answer {p['same_answers']} of {p['n']}, logit cosine {p['cosine_mean']:.6f}"
+        for k, p in run.result["parity"].items()
+    )
+    emit(
+        settings,
+        {"run": run.id, **run.result},
+        f"{run.id}: candidate {run.result['model']}\n{said}\nnext: cloche evaluate --questions FILE",
+    )
 
 
 @click.command()
 @_MODEL
 @_QUESTIONS
-@click.option("--general", "drawn", type=click.IntRange(0), default=300, show_default=True, help="Questions of the general suite.")
+@click.option(
+    "--general", "drawn", type=click.IntRange(0), default=300, show_default=True, help="Questions of the general suite."
+)
 @json_option
 @click.pass_obj
 def evaluate(settings: Settings, model_dir: Path, questions: Path | None, drawn: int) -> None:
@@ -238,8 +357,15 @@ def evaluate(settings: Settings, model_dir: Path, questions: Path | None, drawn:
         exported = latest(desk, "export", "cloche export")
         run = measure(desk, exported, suites, family_of(model_dir).fitted, Gates(), opener)
         signed = sign_candidate(desk, exported, run, model_dir)
-    rows = [f"  {name:10} {f['base']['strict']['mean']:6.1%} -> {f['candidate']['strict']['mean']:6.1%}  (n = {f['n']}, p = {f['mcnemar']:.1e})" for name, f in run.result["figures"].items()]
-    emit(settings, {"run": run.id, **run.result, "signed": signed.result}, "\n".join((f"{run.id}: signed {signed.result['model']}", *rows)) + '\nnext: cloche ask IMAGE "question"')
+    rows = [
+        f"  {name:10} {f['base']['strict']['mean']:6.1%} -> {f['candidate']['strict']['mean']:6.1%}  (n = {f['n']}, p = {f['mcnemar']:.1e})"
+        for name, f in run.result["figures"].items()
+    ]
+    emit(
+        settings,
+        {"run": run.id, **run.result, "signed": signed.result},
+        "\n".join((f"{run.id}: signed {signed.result['model']}", *rows)) + '\nnext: cloche ask IMAGE "question"',
+    )
 
 
 @click.command()
@@ -254,8 +380,26 @@ def models(settings: Settings) -> None:
       cloche models --json
     """
     with open_vault(settings, "steward") as (vault, _):
-        rows = [{"id": m.id, "kind": m.kind, "state": m.note.get("state", ""), "parent": m.parent_model, "manifest": m.manifest_root, "created": m.created} for m in vault.catalogue.models()]
-    emit(settings, rows, "\n".join(f"{r['id']}  {r['kind']:8} {r['state']:10} from {r['parent'] or 'the base':20}  data {r['manifest'][:12]}  {r['created']}" for r in rows) or "no models; next: cloche train")
+        rows = [
+            {
+                "id": m.id,
+                "kind": m.kind,
+                "state": m.note.get("state", ""),
+                "parent": m.parent_model,
+                "manifest": m.manifest_root,
+                "created": m.created,
+            }
+            for m in vault.catalogue.models()
+        ]
+    emit(
+        settings,
+        rows,
+        "\n".join(
+            f"{r['id']}  {r['kind']:8} {r['state']:10} from {r['parent'] or 'the base':20}  data {r['manifest'][:12]}  {r['created']}"
+            for r in rows
+        )
+        or "no models; next: cloche train",
+    )
 
 
 @click.command()
@@ -270,5 +414,21 @@ def runs(settings: Settings) -> None:
       cloche runs --json
     """
     with open_vault(settings, "steward") as (vault, _):
-        rows = [{"id": r.id, "kind": r.kind, "state": r.state, "seed": r.seed, "manifest": r.manifest_root, "created": r.created, "finished": r.finished} for r in vault.catalogue.runs()]
-    emit(settings, rows, "\n".join(f"{r['id']}  {r['kind']:9} {r['state']:8} {r['created']}  data {r['manifest'][:12]}" for r in rows) or "no runs; next: cloche synth")
+        rows: list[dict[str, Any]] = [
+            {
+                "id": r.id,
+                "kind": r.kind,
+                "state": r.state,
+                "seed": r.seed,
+                "manifest": r.manifest_root,
+                "created": r.created,
+                "finished": r.finished,
+            }
+            for r in vault.catalogue.runs()
+        ]
+    emit(
+        settings,
+        rows,
+        "\n".join(f"{r['id']}  {r['kind']:9} {r['state']:8} {r['created']}  data {r['manifest'][:12]}" for r in rows)
+        or "no runs; next: cloche synth",
+    )

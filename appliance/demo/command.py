@@ -10,15 +10,33 @@ from appliance.starter.where import STARTER
 
 
 @click.command()
-@click.option("--dir", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path("demo"), show_default=True, help="Where everything goes: hospital, home, keys, page.")
-@click.option("--model", type=click.Path(path_type=Path), default=STARTER, help="Model directory to adapt, in place of the starter.")
-@click.option("--synthesizer", type=click.Path(path_type=Path), default=STARTER, help="Model directory that writes the triplets.")
-@click.option("--judge", type=click.Path(path_type=Path), default=STARTER, help="Model directory, or GGUF file, that judges them.")
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("demo"),
+    show_default=True,
+    help="Where everything goes: hospital, home, keys, page.",
+)
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    default=STARTER,
+    help="Model directory to adapt, in place of the starter.",
+)
+@click.option(
+    "--synthesizer", type=click.Path(path_type=Path), default=STARTER, help="Model directory that writes the triplets."
+)
+@click.option(
+    "--judge", type=click.Path(path_type=Path), default=STARTER, help="Model directory, or GGUF file, that judges them."
+)
 @click.option("--fast", is_flag=True, help="Small numbers, minutes less: shows that it works, not how well.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and where, and do nothing.")
 @json_option
 @click.pass_obj
-def demo(settings: Settings, folder: Path, model: Path, synthesizer: Path, judge: Path, fast: bool, dry_run: bool) -> None:
+def demo(
+    settings: Settings, folder: Path, model: Path, synthesizer: Path, judge: Path, fast: bool, dry_run: bool
+) -> None:
     """See the whole main job on real images: a hospital, its model, its proof.
 
     Makes a simulated hospital from a real brain MRI template, brings it into an encrypted vault, lets a local model
@@ -32,13 +50,25 @@ def demo(settings: Settings, folder: Path, model: Path, synthesizer: Path, judge
       cloche demo --model /models/Qwen2-VL-2B-Instruct --judge /models/judge.gguf
     """
     if dry_run:
-        plan = {"folder": str(folder), "home": str(folder / "home"), "page": str(folder / "page.html"), "model": str(model), "synthesizer": str(synthesizer), "judge": str(judge), "fast": fast}
+        plan = {
+            "folder": str(folder),
+            "home": str(folder / "home"),
+            "page": str(folder / "page.html"),
+            "model": str(model),
+            "synthesizer": str(synthesizer),
+            "judge": str(judge),
+            "fast": fast,
+        }
         emit(settings, plan, "\n".join(f"{k:12} {v}" for k, v in plan.items()))
         return
     from appliance.demo.flow import DemoConfig, run_demo
     from appliance.progress import progress
 
-    results = run_demo(DemoConfig(folder.absolute(), model, synthesizer, judge, fast), progress, lambda line: click.echo(line, err=True))
+    results = run_demo(
+        DemoConfig(folder.absolute(), model, synthesizer, judge, fast),
+        progress,
+        lambda line: click.echo(line, err=True),
+    )
     held, general = results["figures"]["held-out"], results["figures"]["general"]
     said = (
         f"held-out patients  {held['base']['strict']['mean']:6.1%} -> {held['candidate']['strict']['mean']:6.1%}   (blank images {held['blank']['strict']['mean']:.1%}, majority {held['majority']:.1%})\n"

@@ -18,6 +18,7 @@ from PIL import Image
 
 from appliance.ask.answer import ask
 from appliance.demo.hospital.export import Hospital, build
+from appliance.demo.hospital.questions import Question
 from appliance.demo.hospital.scoring import score
 from appliance.demo.judging import judged_by_atlas
 from appliance.demo.page import Asked, Story, render
@@ -89,7 +90,11 @@ def run_demo(config: DemoConfig, stage: Stage, say: Callable[[str], None]) -> di
         sources = sources_of(desk)
         held = read_questions(desk, hospital.folder / "questions.jsonl", sources)
         with stage("writing and judging triplets") as progress:
-            synthesis = synthesise(dataclasses.replace(desk, progress=progress), Writers(config.synthesizer, config.judge), synth_config(config.fast))
+            synthesis = synthesise(
+                dataclasses.replace(desk, progress=progress),
+                Writers(config.synthesizer, config.judge),
+                synth_config(config.fast),
+            )
         with stage("single-stage QLoRA") as progress:
             learned = train(dataclasses.replace(desk, progress=progress), config.model, sft_config(config.fast))
         with stage("GRPO with the mirror constraint") as progress:
@@ -100,13 +105,28 @@ def run_demo(config: DemoConfig, stage: Stage, say: Callable[[str], None]) -> di
             exported = export(dataclasses.replace(desk, progress=progress), config.model, ExportConfig(), prompts)
         with stage("measuring base and candidate") as progress:
             gates = Gates(worse=100.0, forgetting=100.0) if config.fast else Gates()
-            measured = measure(dataclasses.replace(desk, progress=progress), exported, [held, general(24 if config.fast else 300)], family.fitted, gates, opener)
+            measured = measure(
+                dataclasses.replace(desk, progress=progress),
+                exported,
+                [held, general(24 if config.fast else 300)],
+                family.fitted,
+                gates,
+                opener,
+            )
         with stage("signing"):
             sign_candidate(desk, exported, measured, config.model)
         with stage("asking"):
             asked = ask_three(vault, hospital)
         with stage("writing the page"):
-            results = tell(config, desk, hospital, sources, Runs(synthesis, learned, aligned, exported, measured), asked, time.time() - started)
+            results = tell(
+                config,
+                desk,
+                hospital,
+                sources,
+                Runs(synthesis, learned, aligned, exported, measured),
+                asked,
+                time.time() - started,
+            )
     say(f"the page: {config.page}")
     return results
 
@@ -165,7 +185,10 @@ def general(count: int) -> Suite:
     """Held-out questions about drawn pictures: what the starter could do before."""
     drawn = general_suite(count)
     images = {d.id: d.image for d in drawn}
-    items = [Item(f"general/{k}", d.id, f"{PRECISE}\n{d.fact.question}", (d.fact.precise,), d.fact.precise, "drawn", d.id) for k, d in enumerate(drawn)]
+    items = [
+        Item(f"general/{k}", d.id, f"{PRECISE}\n{d.fact.question}", (d.fact.precise,), d.fact.precise, "drawn", d.id)
+        for k, d in enumerate(drawn)
+    ]
     return Suite("general", tuple(items), images.__getitem__)
 
 
@@ -177,7 +200,7 @@ def opener(opened: Opened, suite: Suite) -> Callable[[str], Image.Image]:
 def ask_three(vault: Vault, hospital: Hospital) -> list[Asked]:
     """Three questions about three held-out pictures, through the same door as ``cloche ask``."""
     clinician = Actor.current("clinician")
-    chosen = {}
+    chosen: dict[str, Question] = {}
     for question in hospital.questions:
         chosen.setdefault(question.kind, question)
     found = []
@@ -190,7 +213,15 @@ def ask_three(vault: Vault, hospital: Hospital) -> list[Asked]:
     return found
 
 
-def tell(config: DemoConfig, desk: Desk, hospital: Hospital, sources: Mapping[str, str], runs: Runs, asked: list[Asked], seconds: float) -> dict[str, Any]:
+def tell(
+    config: DemoConfig,
+    desk: Desk,
+    hospital: Hospital,
+    sources: Mapping[str, str],
+    runs: Runs,
+    asked: list[Asked],
+    seconds: float,
+) -> dict[str, Any]:
     """Score the triplets, verify the log, write results.json and the page: a deliberate disclosure, logged as one."""
     vault = desk.vault
     by_record = {sources[t.slice_id]: t for t in hospital.truths}
@@ -199,11 +230,24 @@ def tell(config: DemoConfig, desk: Desk, hospital: Hospital, sources: Mapping[st
     figures = runs.measured.result["figures"]
     loss, steps = metrics_of(desk, runs.learned), metrics_of(desk, runs.aligned)
     shown = [r for r in dict.fromkeys(t.record for t in triplets if t.instruction)][:4]
-    vault.record(Event("disclosure.made", desk.actor, "HOPERAT", activity="demo page", objects=tuple(shown), detail={"to": "page.html"}))
+    vault.record(
+        Event(
+            "disclosure.made",
+            desk.actor,
+            "HOPERAT",
+            activity="demo page",
+            objects=tuple(shown),
+            detail={"to": "page.html"},
+        )
+    )
     with vault.use([o for r in shown for o in objects_of(vault, r)], "HOPERAT", desk.actor, "demo page") as opened:
         image = images_in(opened)
         samples = [
-            (image(vault.catalogue.record(r).image), json.loads(opened.read(vault.catalogue.record(r).report))["caption"], [t for t in triplets if t.record == r and t.instruction][:6])
+            (
+                image(vault.catalogue.record(r).image),
+                json.loads(opened.read(vault.catalogue.record(r).report))["caption"],
+                [t for t in triplets if t.record == r and t.instruction][:6],
+            )
             for r in shown
         ]
     verdict = verdict_of(config.home)

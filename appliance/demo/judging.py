@@ -9,7 +9,12 @@ from appliance.demo.hospital.truth import SliceTruth
 from synth.triplet import Triplet
 
 
-def judged_by_atlas(triplets: Sequence[Triplet], truths: Mapping[str, SliceTruth], score: Callable[[str, str, SliceTruth], bool | None], seed: int = 0) -> dict[str, Any]:
+def judged_by_atlas(
+    triplets: Sequence[Triplet],
+    truths: Mapping[str, SliceTruth],
+    score: Callable[[str, str, SliceTruth], bool | None],
+    seed: int = 0,
+) -> dict[str, Any]:
     """Rates of right answers of all scorable triplets and of the kept ones, and their difference by resampled patients.
 
     Args:

@@ -26,7 +26,11 @@ table{border-collapse:collapse;width:100%;font-size:14px}td,th{border-bottom:1px
 .big{font-size:34px;font-weight:650;letter-spacing:-.02em}.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(190px,1fr));gap:14px;margin:22px 0}
 """
 
-NAMES = {"base": ("starter", ""), "candidate": ("after adaptation", "good"), "blank": ("the same, blank images", "blank")}
+NAMES = {
+    "base": ("starter", ""),
+    "candidate": ("after adaptation", "good"),
+    "blank": ("the same, blank images", "blank"),
+}
 
 
 @dataclass(frozen=True)
@@ -92,21 +96,38 @@ def render(story: Story) -> str:
         f"{curve('GRPO: mean reward of rollouts', [m['reward'] for m in story.align], 'reward', 3)}"
         f"{curve('GRPO: mirror divergence JS', [m['domain_js'] for m in story.align if 'domain_js' in m], 'bits', 3)}</div>",
         _synthesis(story),
-        "<h2>Asked through llama.cpp</h2><div class=row>" + "".join(
-            f"<div class=card>{_image(a.image)}<p><b>{escape(a.question)}</b><br>{escape(a.said)}<br><span class=soft>atlas: {escape(a.truth)}. Not a diagnosis.</span></p></div>" for a in story.asked) + "</div>",
+        "<h2>Asked through llama.cpp</h2><div class=row>"
+        + "".join(
+            f"<div class=card>{_image(a.image)}<p><b>{escape(a.question)}</b><br>{escape(a.said)}<br><span class=soft>atlas: {escape(a.truth)}. Not a diagnosis.</span></p></div>"
+            for a in story.asked
+        )
+        + "</div>",
         _parity(story),
         f"<h2>The trail of one record</h2><p>From slice to answer, as the catalogue has it; the encrypted log holds the evidence. <code>cloche audit verify</code>: <b>{escape(story.verdict)}</b>.</p>"
-        "<div class=scroll><table><tr><th>what<th>id<th>when</tr>" + "".join(f"<tr><td>{escape(w)}<td><code>{escape(i)}</code><td>{escape(t)}</tr>" for w, i, t in story.trail) + "</table></div>",
+        "<div class=scroll><table><tr><th>what<th>id<th>when</tr>"
+        + "".join(f"<tr><td>{escape(w)}<td><code>{escape(i)}</code><td>{escape(t)}</tr>" for w, i, t in story.trail)
+        + "</table></div>",
     ]
     return f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'><title>Cloche demo</title><style>{STYLE}</style><main>{''.join(parts)}</main></html>"
 
 
 def _facts(story: Story) -> str:
-    return "<div class=facts>" + "".join(f"<div class=card><div class=big>{escape(v)}</div><div class=soft>{escape(k)}</div></div>" for k, v in story.facts.items()) + "</div>"
+    return (
+        "<div class=facts>"
+        + "".join(
+            f"<div class=card><div class=big>{escape(v)}</div><div class=soft>{escape(k)}</div></div>"
+            for k, v in story.facts.items()
+        )
+        + "</div>"
+    )
 
 
 def _bars(figures: dict[str, Any], title: str) -> str:
-    rows = [(NAMES[m][0], *(figures[m]["strict"][k] for k in ("mean", "low", "high")), NAMES[m][1]) for m in NAMES if m in figures]
+    rows = [
+        (NAMES[m][0], *(figures[m]["strict"][k] for k in ("mean", "low", "high")), NAMES[m][1])
+        for m in NAMES
+        if m in figures
+    ]
     return bars(title, rows)
 
 
@@ -115,13 +136,19 @@ def _table(held: dict[str, Any]) -> str:
     head = "".join(f"<th class=n>{NAMES[m][0]}" for m in models)
     body = ""
     for kind in held["base"]["kinds"]:
-        cells = "".join("<td class=n>{mean:.1%} <span class=soft>[{low:.0%}, {high:.0%}]</span>".format(**held[m]["kinds"][kind]) for m in models)
+        cells = "".join(
+            "<td class=n>{mean:.1%} <span class=soft>[{low:.0%}, {high:.0%}]</span>".format(**held[m]["kinds"][kind])
+            for m in models
+        )
         body += f"<tr><td>{escape(kind.replace('_', ' '))}<td class=n>{held['base']['kinds'][kind]['n']}{cells}</tr>"
     return f"<div class=scroll><table><tr><th>kind of question<th class=n>n{head}</tr>{body}</table></div>"
 
 
 def _gates(story: Story) -> str:
-    rows = "".join(f"<tr><td>{escape(n)}<td class=n>{g['measured']:+.1f} points<td class=n>≥ {g['bound']:.1f}<td class={'kept' if g['passed'] else 'dropped'}>{'passed' if g['passed'] else 'failed'}</tr>" for n, g in story.gates.items())
+    rows = "".join(
+        f"<tr><td>{escape(n)}<td class=n>{g['measured']:+.1f} points<td class=n>≥ {g['bound']:.1f}<td class={'kept' if g['passed'] else 'dropped'}>{'passed' if g['passed'] else 'failed'}</tr>"
+        for n, g in story.gates.items()
+    )
     return f"<table><tr><th>gate<th class=n>measured<th class=n>bound<th></tr>{rows}</table>"
 
 
@@ -143,7 +170,10 @@ def _synthesis(story: Story) -> str:
 
 
 def _parity(story: Story) -> str:
-    rows = "".join(f"<tr><td>{escape(k)}<td class=n>{p['same_answers']} of {p['n']}<td class=n>{p['cosine_mean']:.6f}<td class=n>{p['cosine_min']:.6f}<td>{escape(', '.join(f'{i}: margin {m:.4f}' for i, m in p['margins'].items()) or 'none')}</tr>" for k, p in story.parity.items())
+    rows = "".join(
+        f"<tr><td>{escape(k)}<td class=n>{p['same_answers']} of {p['n']}<td class=n>{p['cosine_mean']:.6f}<td class=n>{p['cosine_min']:.6f}<td>{escape(', '.join(f'{i}: margin {m:.4f}' for i, m in p['margins'].items()) or 'none')}</tr>"
+        for k, p in story.parity.items()
+    )
     return f"<h2>The GGUF is the model that was trained</h2><div class=scroll><table><tr><th>GGUF<th class=n>same greedy answer<th class=n>logit cosine, mean<th class=n>least<th>differing answers (top-two margin in nats)</tr>{rows}</table></div>"
 
 

@@ -16,7 +16,10 @@ def curve(title: str, values: Sequence[float], unit: str, smooth: int = 1) -> st
     def path(points: Sequence[float], style: str) -> str:
         step = (WIDTH - LEFT - 8) / (len(values) - 1)
         offset = len(values) - len(points)
-        at = " ".join(f"{LEFT + (i + offset) * step:.1f},{8 + (HEIGHT - BOTTOM - 8) * (high - v) / (high - low):.1f}" for i, v in enumerate(points))
+        at = " ".join(
+            f"{LEFT + (i + offset) * step:.1f},{8 + (HEIGHT - BOTTOM - 8) * (high - v) / (high - low):.1f}"
+            for i, v in enumerate(points)
+        )
         return f'<polyline points="{at}" {style}/>'
 
     means = [sum(values[i : i + smooth]) / smooth for i in range(len(values) - smooth + 1)]

@@ -201,7 +201,10 @@ def _objects(batch: Sequence[Checked], texts: Sequence[str]) -> Iterator[NewObje
         note = {SOURCE: one.source_digest}
         yield NewObject("image", to_png(picture), one.patient, note=note)
         yield NewObject(
-            "report", json.dumps({"caption": text, "source": _name(one.pair)}).encode(), one.patient, note=note
+            "report",
+            json.dumps({"caption": text, "source": without_number(one.pair.image.name, one.number)[0]}).encode(),
+            one.patient,
+            note=note,
         )
 
 
@@ -218,11 +221,7 @@ def _event(record: Record, actor: Actor, mentions: int) -> Event:
 
 def _where(pair: Pair) -> str:
     """The place of a pair with its image's name, the patient's number taken out of that."""
-    return f"{pair.where}, image {_name(pair)}"
-
-
-def _name(pair: Pair) -> str:
-    return without_number(pair.image.name, pair.patient)[0]
+    return f"{pair.where}, image {without_number(pair.image.name, pair.patient)[0]}"
 
 
 def _bytes_of(pair: Pair) -> bytes:

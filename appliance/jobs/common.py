@@ -43,13 +43,24 @@ def as_config(*parts: Any, **more: Any) -> dict[str, Any]:
     return found | more
 
 
-def begin(desk: Desk, kind: str, config: Mapping[str, Any], seed: int = 0, root: str = "", parents: Sequence[str] = ()) -> Run:
+def begin(
+    desk: Desk, kind: str, config: Mapping[str, Any], seed: int = 0, root: str = "", parents: Sequence[str] = ()
+) -> Run:
     """The run of this kind and configuration: the one that was cut off, the one that is done, or a new one."""
     for run in reversed(desk.vault.catalogue.runs(kind)):
         if dict(run.config) == dict(config) and run.manifest_root == root and run.state in ("running", "done"):
             return run
     run = desk.vault.catalogue.start_run(kind, config, seed, root)
-    desk.vault.record(Event("run.started", desk.actor, RESEARCH, activity=kind, objects=tuple(parents), detail={"run": run.id, "manifest": root}))
+    desk.vault.record(
+        Event(
+            "run.started",
+            desk.actor,
+            RESEARCH,
+            activity=kind,
+            objects=tuple(parents),
+            detail={"run": run.id, "manifest": root},
+        )
+    )
     return run
 
 
@@ -63,7 +74,11 @@ def training_records(desk: Desk, split: str = "train") -> list[Record]:
     """The records of a split. Raises BadInput where there is none."""
     found = desk.vault.catalogue.records(split)
     if not found:
-        raise BadInput(f"the vault holds no records of the split {split!r}", where=str(desk.vault.home), hint="cloche ingest SOURCE")
+        raise BadInput(
+            f"the vault holds no records of the split {split!r}",
+            where=str(desk.vault.home),
+            hint="cloche ingest SOURCE",
+        )
     return found
 
 
@@ -106,7 +121,9 @@ class VaultStore:
     def save(self, data: bytes) -> None:
         """Keep ``data`` in place of what was kept before."""
         old = self._kept()
-        self.desk.vault.put("checkpoint", data, actor=self.desk.actor, note={"run": self.run.id}, activity=self.run.kind)
+        self.desk.vault.put(
+            "checkpoint", data, actor=self.desk.actor, note={"run": self.run.id}, activity=self.run.kind
+        )
         if old:
             self.desk.vault.delete(old, actor=self.desk.actor, activity=self.run.kind)
 

@@ -45,11 +45,21 @@ def export(desk: Desk, model_dir: Path, config: ExportConfig, prompts: Sequence[
     adapter = desk.vault.catalogue.latest_model("adapter")
     if adapter is None:
         raise BadInput("there is no adapter to export", where=str(desk.vault.home), hint="cloche train")
-    run = begin(desk, "export", as_config(config, adapter=adapter.id, base=digest_of(model_dir), prompts=len(prompts)), 0, adapter.manifest_root, adapter.objects)
+    run = begin(
+        desk,
+        "export",
+        as_config(config, adapter=adapter.id, base=digest_of(model_dir), prompts=len(prompts)),
+        0,
+        adapter.manifest_root,
+        adapter.objects,
+    )
     if run.state == "done":
         return run
     size = sum(p.stat().st_size for p in model_dir.glob("*.safetensors"))
-    with workdir(desk.vault.home, 8 * size) as work, desk.vault.use(adapter.objects, RESEARCH, desk.actor, "export", {"run": run.id}) as opened:
+    with (
+        workdir(desk.vault.home, 8 * size) as work,
+        desk.vault.use(adapter.objects, RESEARCH, desk.actor, "export", {"run": run.id}) as opened,
+    ):
         (work / "adapter.safetensors").write_bytes(opened.read(adapter.objects[0]))
         desk.progress(0, 6, "merging")
         merge(model_dir, work / "adapter.safetensors", work / "merged", "float32")
@@ -72,12 +82,39 @@ def export(desk: Desk, model_dir: Path, config: ExportConfig, prompts: Sequence[
         data = [p.read_bytes() for p in (small, full.mmproj, small_base) if p is not None]
     desk.progress(5, 6, "keeping")
     note = {"run": run.id, "quantisation": config.quantisation}
-    new = [NewObject(kind, blob, None, adapter.objects if kind == "gguf" else (), note) for kind, blob in zip(("gguf", "mmproj", "base-gguf"), data, strict=True)]
-    new.append(NewObject("parity", json.dumps({k: dataclasses.asdict(v) for k, v in parity.items()}).encode(), None, adapter.objects, note))
+    new = [
+        NewObject(kind, blob, None, adapter.objects if kind == "gguf" else (), note)
+        for kind, blob in zip(("gguf", "mmproj", "base-gguf"), data, strict=True)
+    ]
+    new.append(
+        NewObject(
+            "parity",
+            json.dumps({k: dataclasses.asdict(v) for k, v in parity.items()}).encode(),
+            None,
+            adapter.objects,
+            note,
+        )
+    )
     ids = desk.vault.put_many(new, actor=desk.actor, activity="export")
-    numbers = {k: v.numbers() | {"bound_cosine": LOGIT_COSINE[k], "bound_same": SAME_ANSWERS[k]} for k, v in parity.items()}
-    model = desk.vault.catalogue.add_model("gguf", ids[:2], parent_model=adapter.id, manifest_root=adapter.manifest_root, run=run.id, note={"state": "candidate", "base": adapter.note["base"], "family": dataclasses.asdict(merged.family), **note})
-    result = {"gguf": ids[0], "mmproj": ids[1], "base_gguf": ids[2], "parity_log": ids[3], "parity": numbers, "model": model.id}
+    numbers = {
+        k: v.numbers() | {"bound_cosine": LOGIT_COSINE[k], "bound_same": SAME_ANSWERS[k]} for k, v in parity.items()
+    }
+    model = desk.vault.catalogue.add_model(
+        "gguf",
+        ids[:2],
+        parent_model=adapter.id,
+        manifest_root=adapter.manifest_root,
+        run=run.id,
+        note={"state": "candidate", "base": adapter.note["base"], "family": dataclasses.asdict(merged.family), **note},
+    )
+    result = {
+        "gguf": ids[0],
+        "mmproj": ids[1],
+        "base_gguf": ids[2],
+        "parity_log": ids[3],
+        "parity": numbers,
+        "model": model.id,
+    }
     desk.progress(6, 6, "done")
     return finish(desk, run, result)
 
@@ -86,6 +123,14 @@ def check(parity: dict[str, Parity]) -> None:
     """Refuse a candidate that does not agree. Raises GateFailed naming the bound and the figure."""
     for kind, found in parity.items():
         if found.cosine_mean < LOGIT_COSINE[kind]:
-            raise GateFailed(f"the {kind} GGUF differs from the merged model: mean logit cosine {found.cosine_mean:.5f}, bound {LOGIT_COSINE[kind]}", where="export", hint="export with a finer --quantisation")
+            raise GateFailed(
+                f"the {kind} GGUF differs from the merged model: mean logit cosine {found.cosine_mean:.5f}, bound {LOGIT_COSINE[kind]}",
+                where="export",
+                hint="export with a finer --quantisation",
+            )
         if found.same_answers < SAME_ANSWERS[kind] * found.n:
-            raise GateFailed(f"the {kind} GGUF answers otherwise: {found.same_answers} of {found.n} answers equal, bound {SAME_ANSWERS[kind]:.0%}", where="export", hint="export with a finer --quantisation")
+            raise GateFailed(
+                f"the {kind} GGUF answers otherwise: {found.same_answers} of {found.n} answers equal, bound {SAME_ANSWERS[kind]:.0%}",
+                where="export",
+                hint="export with a finer --quantisation",
+            )

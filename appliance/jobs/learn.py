@@ -32,7 +32,14 @@ def latest_synth(desk: Desk) -> Run:
 def train(desk: Desk, model_dir: Path, config: SftConfig) -> Run:
     """Train an adapter on the newest synth run's conversations; goes on from its checkpoint where it was cut off."""
     source = latest_synth(desk)
-    run = begin(desk, "train", as_config(config, synth=source.id, base=digest_of(model_dir)), config.seed, source.manifest_root, [source.result["conversations"]])
+    run = begin(
+        desk,
+        "train",
+        as_config(config, synth=source.id, base=digest_of(model_dir)),
+        config.seed,
+        source.manifest_root,
+        [source.result["conversations"]],
+    )
     if run.state == "done":
         return run
     talks = conversations_of(desk, source, "train")
@@ -54,7 +61,14 @@ def align(desk: Desk, model_dir: Path, config: GrpoConfig, mirror: bool = True) 
     if trained is None:
         raise BadInput("there is no trained adapter to align", where=str(desk.vault.home), hint="cloche train")
     adapter_id = trained.result["adapter"]
-    run = begin(desk, "align", as_config(config, adapter=adapter_id, base=digest_of(model_dir), mirror=mirror), config.seed, source.manifest_root, [adapter_id])
+    run = begin(
+        desk,
+        "align",
+        as_config(config, adapter=adapter_id, base=digest_of(model_dir), mirror=mirror),
+        config.seed,
+        source.manifest_root,
+        [adapter_id],
+    )
     if run.state == "done":
         return run
     prompts = [
@@ -70,7 +84,16 @@ def align(desk: Desk, model_dir: Path, config: GrpoConfig, mirror: bool = True) 
             loaded, opened.read(adapter_id), prompts, Features(loaded, images_in(opened)), config, exact, store,
             Mirror.of(loaded.tokenizer) if mirror else None, desk.progress, kept.add,
         )  # fmt: skip
-    return _keep(desk, run, store, aligned.adapter, aligned.metrics, [adapter_id, *images], {"base": loaded.digest, "parent": trained.result["model"]}, kept.lines)
+    return _keep(
+        desk,
+        run,
+        store,
+        aligned.adapter,
+        aligned.metrics,
+        [adapter_id, *images],
+        {"base": loaded.digest, "parent": trained.result["model"]},
+        kept.lines,
+    )
 
 
 class StepEvents:
@@ -91,7 +114,9 @@ class StepEvents:
         if self.waiting:
             detail = {"run": self.run.id, "steps": [s for s, _ in self.waiting]}
             records = tuple(sorted({r for _, some in self.waiting for r in some}))
-            self.desk.vault.record(Event("run.step", self.desk.actor, RESEARCH, activity="train", objects=records, detail=detail))
+            self.desk.vault.record(
+                Event("run.step", self.desk.actor, RESEARCH, activity="train", objects=records, detail=detail)
+            )
             self.waiting = []
 
 
@@ -104,11 +129,27 @@ class Completions:
     def add(self, step: int, groups: Sequence[Group]) -> None:
         """Note a step's groups."""
         for g in groups:
-            row = {"step": step, "record": g.prompt.record, "asked": g.prompt.turns[-1].text, "wanted": g.prompt.reference, "said": g.texts, "rewards": g.rewards}
+            row = {
+                "step": step,
+                "record": g.prompt.record,
+                "asked": g.prompt.turns[-1].text,
+                "wanted": g.prompt.reference,
+                "said": g.texts,
+                "rewards": g.rewards,
+            }
             self.lines.append(json.dumps(row))
 
 
-def _keep(desk: Desk, run: Run, store: VaultStore, adapter: bytes, metrics: Sequence[dict[str, float]], parents: Sequence[str], note: dict[str, str], completions: Sequence[str] = ()) -> Run:
+def _keep(
+    desk: Desk,
+    run: Run,
+    store: VaultStore,
+    adapter: bytes,
+    metrics: Sequence[dict[str, float]],
+    parents: Sequence[str],
+    note: dict[str, str],
+    completions: Sequence[str] = (),
+) -> Run:
     new = [
         NewObject("adapter", adapter, None, parents, {"run": run.id, "base": note["base"]}),
         NewObject("metrics", "\n".join(json.dumps(m) for m in metrics).encode(), None, (), {"run": run.id}),
@@ -120,7 +161,17 @@ def _keep(desk: Desk, run: Run, store: VaultStore, adapter: bytes, metrics: Sequ
         "adapter", ids[:1], parent_model=note["parent"], manifest_root=run.manifest_root, run=run.id,
         note={"base": note["base"], "sha256": hashlib.sha256(adapter).hexdigest()},
     )  # fmt: skip
-    done = finish(desk, run, {"adapter": ids[0], "metrics": ids[1], "model": model.id, "steps": len(metrics), "last": metrics[-1] if metrics else {}})
+    done = finish(
+        desk,
+        run,
+        {
+            "adapter": ids[0],
+            "metrics": ids[1],
+            "model": model.id,
+            "steps": len(metrics),
+            "last": metrics[-1] if metrics else {},
+        },
+    )
     store.clear()
     return done
 

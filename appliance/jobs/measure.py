@@ -48,7 +48,14 @@ class Gates:
     """Points that the general suite may fall."""
 
 
-def measure(desk: Desk, exported: Run, suites: Sequence[Suite], fit: Callable[[Image.Image], Image.Image], gates: Gates, open_images: Callable[[Any, Suite], Callable[[str], Image.Image]]) -> Run:
+def measure(
+    desk: Desk,
+    exported: Run,
+    suites: Sequence[Suite],
+    fit: Callable[[Image.Image], Image.Image],
+    gates: Gates,
+    open_images: Callable[[Any, Suite], Callable[[str], Image.Image]],
+) -> Run:
     """Ask base and candidate everything; also the candidate with blank images on the first suite.
 
     Args:
@@ -68,16 +75,36 @@ def measure(desk: Desk, exported: Run, suites: Sequence[Suite], fit: Callable[[I
             with Engine(opened.read(object_id), mmproj) as engine:
                 answerer = GgufAnswerer(engine, fit)
                 for suite in suites:
-                    results.setdefault(suite.name, {})[model] = evaluate(answerer, suite.items, open_images(opened, suite), desk.progress)
+                    results.setdefault(suite.name, {})[model] = evaluate(
+                        answerer, suite.items, open_images(opened, suite), desk.progress
+                    )
                 if model == "candidate":
                     first = suites[0]
-                    results[first.name]["blank"] = evaluate(answerer, first.items, lambda _: Image.new("RGB", (256, 256), "white"), desk.progress)
+                    results[first.name]["blank"] = evaluate(
+                        answerer, first.items, lambda _: Image.new("RGB", (256, 256), "white"), desk.progress
+                    )
     figures = {name: summary(suites[i].items, found) for i, (name, found) in enumerate(results.items())}
-    log = {name: {m: [[s.item.id, s.item.text, s.item.answer, s.said, s.strict] for s in r.scored] for m, r in found.items()} for name, found in results.items()}
-    answers = desk.vault.put("answers", json.dumps(log).encode(), actor=desk.actor, parents=ids, note={"run": run.id}, activity="evaluate")
+    log = {
+        name: {
+            m: [[s.item.id, s.item.text, s.item.answer, s.said, s.strict] for s in r.scored] for m, r in found.items()
+        }
+        for name, found in results.items()
+    }
+    answers = desk.vault.put(
+        "answers", json.dumps(log).encode(), actor=desk.actor, parents=ids, note={"run": run.id}, activity="evaluate"
+    )
     passed = gate(figures, gates)
     done = finish(desk, run, {"figures": figures, "gates": passed, "answers": answers})
-    desk.vault.record(Event("model.evaluated", desk.actor, RESEARCH, activity="evaluate", objects=tuple(ids), detail={"run": run.id, "gates": passed}))
+    desk.vault.record(
+        Event(
+            "model.evaluated",
+            desk.actor,
+            RESEARCH,
+            activity="evaluate",
+            objects=tuple(ids),
+            detail={"run": run.id, "gates": passed},
+        )
+    )
     desk.vault.catalogue.update_model(exported.result["model"], {"evaluation": run.id, "gates": passed})
     return done
 
@@ -85,15 +112,30 @@ def measure(desk: Desk, exported: Run, suites: Sequence[Suite], fit: Callable[[I
 def summary(items: Sequence[Item], found: dict[str, Result]) -> dict[str, Any]:
     """Accuracies of each model on one suite, the paired test and the majority answer."""
     base, candidate = ([s.strict for s in found[m].scored] for m in ("base", "candidate"))
-    return {**{m: r.to_dict() for m, r in found.items()}, "mcnemar": mcnemar(base, candidate), "majority": majority(items), "n": len(items)}
+    return {
+        **{m: r.to_dict() for m, r in found.items()},
+        "mcnemar": mcnemar(base, candidate),
+        "majority": majority(items),
+        "n": len(items),
+    }
 
 
 def gate(figures: dict[str, Any], gates: Gates) -> dict[str, Any]:
     """What each gate measured, its bound, and whether it was passed."""
     points = {n: 100 * (f["candidate"]["strict"]["mean"] - f["base"]["strict"]["mean"]) for n, f in figures.items()}
-    found: dict[str, Any] = {"accuracy": {"measured": points["held-out"], "bound": -gates.worse, "passed": points["held-out"] >= -gates.worse}}
+    found: dict[str, Any] = {
+        "accuracy": {
+            "measured": points["held-out"],
+            "bound": -gates.worse,
+            "passed": points["held-out"] >= -gates.worse,
+        }
+    }
     if "general" in points:
-        found["forgetting"] = {"measured": points["general"], "bound": -gates.forgetting, "passed": points["general"] >= -gates.forgetting}
+        found["forgetting"] = {
+            "measured": points["general"],
+            "bound": -gates.forgetting,
+            "passed": points["general"] >= -gates.forgetting,
+        }
     return found
 
 
@@ -101,7 +143,11 @@ def sign_candidate(desk: Desk, exported: Run, measured: Run, model_dir: Path) ->
     """Sign the candidate's manifest with the gates' figures inside. Raises GateFailed where a gate was not passed."""
     failed = [n for n, g in measured.result["gates"].items() if not g["passed"]]
     if failed:
-        raise GateFailed(f"the candidate is not signed: gate {failed[0]} measured {measured.result['gates'][failed[0]]['measured']:.1f}, bound {measured.result['gates'][failed[0]]['bound']}", where=exported.result["model"], hint="train with more data or fewer epochs, then export again")
+        raise GateFailed(
+            f"the candidate is not signed: gate {failed[0]} measured {measured.result['gates'][failed[0]]['measured']:.1f}, bound {measured.result['gates'][failed[0]]['bound']}",
+            where=exported.result["model"],
+            hint="train with more data or fewer epochs, then export again",
+        )
     run = begin(desk, "sign", {"export": exported.id, "evaluate": measured.id}, 0, exported.manifest_root)
     if run.state == "done":
         return run
@@ -109,7 +155,10 @@ def sign_candidate(desk: Desk, exported: Run, measured: Run, model_dir: Path) ->
     model = desk.vault.catalogue.model(exported.result["model"])
     ids = model.objects
     adapter = desk.vault.catalogue.model(model.parent_model)
-    with desk.vault.use(ids, RESEARCH, desk.actor, "sign", {"run": run.id}) as opened, tempfile.TemporaryDirectory(dir="/dev/shm", prefix="cloche-work-") as name:  # noqa: S108
+    with (
+        desk.vault.use(ids, RESEARCH, desk.actor, "sign", {"run": run.id}) as opened,
+        tempfile.TemporaryDirectory(dir="/dev/shm", prefix="cloche-work-") as name,
+    ):  # noqa: S108
         work = Path(name)
         for file, object_id in zip(("model.gguf", "mmproj.gguf"), ids, strict=True):
             (work / file).write_bytes(opened.read(object_id))
@@ -120,10 +169,19 @@ def sign_candidate(desk: Desk, exported: Run, measured: Run, model_dir: Path) ->
         )  # fmt: skip
         sign(manifest, work / "model.json", key)
         account, signature = (next(work.glob(p)).read_bytes() for p in ("model.json", "model.json.*"))
-    kept = [desk.vault.put(kind, data, actor=desk.actor, parents=ids, note={"run": run.id}, activity="sign") for kind, data in (("manifest", account), ("signature", signature))]
+    kept = [
+        desk.vault.put(kind, data, actor=desk.actor, parents=ids, note={"run": run.id}, activity="sign")
+        for kind, data in (("manifest", account), ("signature", signature))
+    ]
     desk.vault.catalogue.update_model(model.id, {"state": "signed", "manifest": kept[0], "signature": kept[1]})
-    desk.vault.record(Event("model.signed", desk.actor, RESEARCH, activity="sign", objects=tuple(ids), detail={"run": run.id}))
-    return finish(desk, run, {"manifest": kept[0], "signature": kept[1], "model": model.id, "public_key": public_key_text(key.public_key())})
+    desk.vault.record(
+        Event("model.signed", desk.actor, RESEARCH, activity="sign", objects=tuple(ids), detail={"run": run.id})
+    )
+    return finish(
+        desk,
+        run,
+        {"manifest": kept[0], "signature": kept[1], "model": model.id, "public_key": public_key_text(key.public_key())},
+    )
 
 
 def signing_key(desk: Desk) -> Ed25519PrivateKey:

@@ -45,19 +45,41 @@ def read_questions(desk: Desk, path: Path, sources: dict[str, str] | None = None
         except (ValueError, TypeError) as error:
             raise BadInput(f"this line is no question: {error}", where=where, hint="one JSON object a line") from None
         except KeyError as error:
-            raise BadInput(f"the field {error} is missing", where=where, hint="a question has image, text, choices and answer") from None
+            raise BadInput(
+                f"the field {error} is missing", where=where, hint="a question has image, text, choices and answer"
+            ) from None
         if name not in known:
-            raise BadInput("the question is about a picture that was not ingested", where=f"{where}, image", hint="cloche ingest SOURCE")
+            raise BadInput(
+                "the question is about a picture that was not ingested",
+                where=f"{where}, image",
+                hint="cloche ingest SOURCE",
+            )
         if answer not in choices:
-            raise BadInput("the answer is none of the choices", where=f"{where}, answer", hint="list it among the choices")
+            raise BadInput(
+                "the answer is none of the choices", where=f"{where}, answer", hint="list it among the choices"
+            )
         record = records[known[name]]
-        items.append(Item(str(row.get("id", number)), record.image, f"{PRECISE}\n{text}", choices, answer, str(row.get("kind", "closed")), record.patient))
+        items.append(
+            Item(
+                str(row.get("id", number)),
+                record.image,
+                f"{PRECISE}\n{text}",
+                choices,
+                answer,
+                str(row.get("kind", "closed")),
+                record.patient,
+            )
+        )
     if not items:
         raise BadInput("there are no questions in this file", where=str(path), hint="one JSON object a line")
-    return Suite("held-out", tuple(items), lambda name: Image.new("RGB", (1, 1)), tuple(dict.fromkeys(i.image for i in items)))
+    return Suite(
+        "held-out", tuple(items), lambda name: Image.new("RGB", (1, 1)), tuple(dict.fromkeys(i.image for i in items))
+    )
 
 
-def prompts_of(desk: Desk, suite: Suite | None, fit: Callable[[Image.Image], Image.Image], count: int = 200) -> list[Prompt]:
+def prompts_of(
+    desk: Desk, suite: Suite | None, fit: Callable[[Image.Image], Image.Image], count: int = 200
+) -> list[Prompt]:
     """Questions that GGUF and transformers are compared by, those about one image together.
 
     Args:

@@ -4,12 +4,24 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.jobs.common import RESEARCH, Desk, as_config, begin, finish, images_in, lines_of, pairs_in, root_of, training_records
+from appliance.jobs.common import (
+    RESEARCH,
+    Desk,
+    as_config,
+    begin,
+    finish,
+    images_in,
+    lines_of,
+    pairs_in,
+    root_of,
+    training_records,
+)
 from audit.conversation import Conversation
 from audit.rows import NewObject, Run
 from synth.assembly import assemble
 from synth.judge import EXAMPLES, GgufJudge, Judge, ModelJudge
-from synth.pipeline import SynthConfig, finish as finish_synthesis, reasons, write_chunk
+from synth.pipeline import SynthConfig, reasons, write_chunk
+from synth.pipeline import finish as finish_synthesis
 from synth.triplet import Triplet
 from train.models.features import Features
 from train.models.loading import check_directory, digest_of, load
@@ -38,16 +50,24 @@ def synthesise(desk: Desk, writers: Writers, config: SynthConfig, limit: int | N
     check_directory(writers.synthesizer)
     records = training_records(desk)[:limit]
     root = root_of(desk, records)
-    run = begin(desk, "synth", as_config(config, synthesizer=digest_of(writers.synthesizer), limit=limit), config.seed, root)
+    run = begin(
+        desk, "synth", as_config(config, synthesizer=digest_of(writers.synthesizer), limit=limit), config.seed, root
+    )
     if run.state == "done":
         return run
     loaded = load(writers.synthesizer)
-    with desk.vault.use([o for r in records for o in (r.image, r.report)], RESEARCH, desk.actor, "synth", {"run": run.id}) as opened:
+    with desk.vault.use(
+        [o for r in records for o in (r.image, r.report)], RESEARCH, desk.actor, "synth", {"run": run.id}
+    ) as opened:
         pairs = pairs_in(opened, records)
         features = Features(loaded, images_in(opened))
         written: list[Triplet] = []
         for number, start in enumerate(range(0, len(pairs), config.chunk)):
-            kept = [o for o in desk.vault.catalogue.objects("synth-part") if o.note.get("run") == run.id and o.note.get("chunk") == number and not o.deleted]
+            kept = [
+                o
+                for o in desk.vault.catalogue.objects("synth-part")
+                if o.note.get("run") == run.id and o.note.get("chunk") == number and not o.deleted
+            ]
             if kept:
                 with desk.vault.use([kept[0].id], RESEARCH, desk.actor, "resume") as again:
                     written += [Triplet.from_json(line) for line in lines_of(again.read(kept[0].id))]
@@ -56,14 +76,23 @@ def synthesise(desk: Desk, writers: Writers, config: SynthConfig, limit: int | N
             desk.progress(start, len(pairs), "images written")
             found = write_chunk(loaded, some, features, config, number)
             data = "\n".join(t.to_json() for t in found).encode()
-            desk.vault.put("synth-part", data, actor=desk.actor, parents=[p.image for p in some], note={"run": run.id, "chunk": number}, activity="synth")
+            desk.vault.put(
+                "synth-part",
+                data,
+                actor=desk.actor,
+                parents=[p.image for p in some],
+                note={"run": run.id, "chunk": number},
+                activity="synth",
+            )
             written += found
         desk.progress(len(pairs), len(pairs), "images written")
         judge: Judge
         if writers.judge.suffix == ".gguf":
             judge = GgufJudge(writers.judge)
         else:
-            judge = ModelJudge(loaded if writers.judge == writers.synthesizer else load(writers.judge), shots_of(writers.judge))
+            judge = ModelJudge(
+                loaded if writers.judge == writers.synthesizer else load(writers.judge), shots_of(writers.judge)
+            )
         triplets = finish_synthesis(loaded, judge, pairs, written, features, config, desk.progress)
     talks = assemble(pairs, triplets, config.seed)
     sources = [o for r in records for o in (r.image, r.report)]
@@ -73,7 +102,13 @@ def synthesise(desk: Desk, writers: Writers, config: SynthConfig, limit: int | N
     ]
     ids = desk.vault.put_many(new, actor=desk.actor, activity="synth")
     parts = [o.id for o in desk.vault.catalogue.objects("synth-part") if o.note.get("run") == run.id and not o.deleted]
-    result = {"triplets": ids[0], "conversations": ids[1], "pairs": len(pairs), "reasons": reasons(triplets), "tasks": len(talks)}
+    result = {
+        "triplets": ids[0],
+        "conversations": ids[1],
+        "pairs": len(pairs),
+        "reasons": reasons(triplets),
+        "tasks": len(talks),
+    }
     done = finish(desk, run, result)
     if parts:
         desk.vault.delete(parts, actor=desk.actor, activity="synth")

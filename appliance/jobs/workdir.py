@@ -24,7 +24,11 @@ def workdir(home: Path, needed: int) -> Iterator[Path]:
     sweep(home)
     places = [p for p in (SHM, home / "work") if _room(p) > needed]
     if not places:
-        raise EnvironmentProblem(f"working weights need {needed >> 20} MiB and there is no such room", where=f"{SHM}, {home / 'work'}", hint="free some disk space, then the same command again")
+        raise EnvironmentProblem(
+            f"working weights need {needed >> 20} MiB and there is no such room",
+            where=f"{SHM}, {home / 'work'}",
+            hint="free some disk space, then the same command again",
+        )
     places[0].mkdir(mode=0o700, exist_ok=True)
     path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=places[0]))
     try:

@@ -4,7 +4,15 @@ from transformers import Qwen2VLConfig
 
 VOCABULARY = 1024
 """Tokens in all, the special ones included: few, so that each is seen often and unseen words split regularly."""
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
 """Special tokens; the ids are their places in this tuple."""
 
 

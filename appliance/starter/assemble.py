@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from transformers import GenerationConfig, Qwen2VLForConditionalGeneration
 
 from appliance.starter.architecture import config
+from appliance.starter.resuming import weights
 
 
 def assemble(work: Path, words: Path, out: Path) -> None:
@@ -19,19 +19,21 @@ def assemble(work: Path, words: Path, out: Path) -> None:
         words: holds the tokenizer's files.
     """
     model = Qwen2VLForConditionalGeneration._from_config(config())
-    model.model.visual.load_state_dict(load_file(work / "tower.safetensors"))
-    speech = load_file(work / "speech.safetensors")
-    model.model.language_model.load_state_dict({k[6:]: v for k, v in speech.items() if k.startswith("model.")})
+    model.model.visual.load_state_dict(weights(work / "tower.safetensors", "tower"))
+    model.model.language_model.load_state_dict(weights(work / "speech.safetensors", "model"))
     model.tie_weights()
     model.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=0, do_sample=False)
     model.to(torch.float16).save_pretrained(out)
+    (out / "cloche.json").write_text(json.dumps({"judge_shots": 0}) + "\n")
     for file in words.iterdir():
         shutil.copyfile(file, out / file.name)
 
 
 def write_card(out: Path, scores: dict[str, float], floors: dict[str, float], trained: dict[str, object]) -> None:
     """MODEL_CARD.md and scores.json beside the weights."""
-    (out / "scores.json").write_text(json.dumps({"scores": scores, "floors": floors, "trained": trained}, indent=2) + "\n")
+    (out / "scores.json").write_text(
+        json.dumps({"scores": scores, "floors": floors, "trained": trained}, indent=2) + "\n"
+    )
     rows = "\n".join(f"| {k} | {v:.1%} | {floors[k]:.0%} |" for k, v in scores.items())
     (out / "MODEL_CARD.md").write_text(CARD.format(rows=rows, **trained))
 

@@ -1,6 +1,7 @@
 """What the starter must know, on pictures and names that it never saw: the floors of its model card."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -47,7 +48,7 @@ def exam_scores(loaded: Loaded, count: int = 600) -> dict[str, float]:
     images = {i.id: i.image for i in items}
     features = Features(loaded, images.__getitem__)
 
-    def answers(talks: list[tuple[list[Turn], tuple[str, ...]]], tokens: int) -> list[str]:
+    def answers(talks: Sequence[tuple[list[Turn], tuple[str, ...]]], tokens: int) -> list[str]:
         prompts = [loaded.encoder.prompt(turns, ids, [features.grid(i) for i in ids]) for turns, ids in talks]
         return [text_of(loaded, c[0]) for c in generate(loaded, prompts, features, Sampling(tokens))]
 
@@ -60,7 +61,16 @@ def exam_scores(loaded: Loaded, count: int = 600) -> dict[str, float]:
     for k in range(count):
         story = report(rng, others)
         fact = rng.choice([f for f in story.facts if f.precise not in ("Yes", "No", "left", "right") and not f.open])
-        copying.append(([Turn("user", DESCRIBE[0]), Turn("assistant", story.caption), Turn("user", f"{PRECISE}\n{fact.question}")], (items[k].id,)))
+        copying.append(
+            (
+                [
+                    Turn("user", DESCRIBE[0]),
+                    Turn("assistant", story.caption),
+                    Turn("user", f"{PRECISE}\n{fact.question}"),
+                ],
+                (items[k].id,),
+            )
+        )
         wanted.append(fact.precise)
         story = report(rng, others) if rng.random() < 0.7 else picture(rng.choice(scenes), rng)
         question, informative, precise, label = judged(rng.choice(story.facts), story, rng, others)
@@ -68,4 +78,8 @@ def exam_scores(loaded: Loaded, count: int = 600) -> dict[str, float]:
         labels.append(label)
     copied, verdicts = answers(copying, 32), answers(judging, 4)
     share = lambda said, right: sum(a == b for a, b in zip(said, right, strict=True)) / len(right)  # noqa: E731
-    return {"drawn_vqa": share(drawn, [i.fact.precise for i in items]), "names_copied": share(copied, wanted), "judge": share(verdicts, labels)}
+    return {
+        "drawn_vqa": share(drawn, [i.fact.precise for i in items]),
+        "names_copied": share(copied, wanted),
+        "judge": share(verdicts, labels),
+    }

@@ -14,14 +14,126 @@ PRECISE = "Answer with a precise response."
 """First line of a turn that wants a short answer (METHODS 1.2)."""
 INFORMATIVE = "Answer with an informative response."
 """First line of a turn that wants a full sentence."""
-DESCRIBE = ("Describe the image.", "Describe this picture.", "Write a caption for the image.", "What does the image show?")
+DESCRIBE = (
+    "Describe the image.",
+    "Describe this picture.",
+    "Write a caption for the image.",
+    "What does the image show?",
+)
 """Ways to ask for a caption; the first is the synthesizer's own."""
 
-ONSETS = "b bl br c ch cl cr d dr f fl fr g gl gr h j k l m n p ph pl pr qu r s sc sh sl sp st str t th tr v w x y z".split()
-VOWELS = "a a a e e e e i i i o o o u u ae ea io ou ia".split()
-CODAS = ["", "", "", "", "", "", "", "", "l", "m", "n", "r", "s", "t", "x", "nt", "rs", "ct", "mp", "ns", "st", "d", "p", "b", "c"]
-ENDINGS = ["", "", "", "", "", "", "us", "um", "al", "ic", "ar", "is", "ate", "ium", "oid", "ex", "ine", "ory", "ral", "eal", "ous", "en", "ion", "ula"]
-QUALIFIERS = ("upper", "lower", "inner", "outer", "front", "rear", "middle", "great", "small", "first", "second", "main")
+ONSETS = [
+    "b",
+    "bl",
+    "br",
+    "c",
+    "ch",
+    "cl",
+    "cr",
+    "d",
+    "dr",
+    "f",
+    "fl",
+    "fr",
+    "g",
+    "gl",
+    "gr",
+    "h",
+    "j",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "ph",
+    "pl",
+    "pr",
+    "qu",
+    "r",
+    "s",
+    "sc",
+    "sh",
+    "sl",
+    "sp",
+    "st",
+    "str",
+    "t",
+    "th",
+    "tr",
+    "v",
+    "w",
+    "x",
+    "y",
+    "z",
+]
+VOWELS = ["a", "a", "a", "e", "e", "e", "e", "i", "i", "i", "o", "o", "o", "u", "u", "ae", "ea", "io", "ou", "ia"]
+CODAS = [
+    "",
+    "",
+    "",
+    "",
+    "",
+    "",
+    "",
+    "",
+    "l",
+    "m",
+    "n",
+    "r",
+    "s",
+    "t",
+    "x",
+    "nt",
+    "rs",
+    "ct",
+    "mp",
+    "ns",
+    "st",
+    "d",
+    "p",
+    "b",
+    "c",
+]
+ENDINGS = [
+    "",
+    "",
+    "",
+    "",
+    "",
+    "",
+    "us",
+    "um",
+    "al",
+    "ic",
+    "ar",
+    "is",
+    "ate",
+    "ium",
+    "oid",
+    "ex",
+    "ine",
+    "ory",
+    "ral",
+    "eal",
+    "ous",
+    "en",
+    "ion",
+    "ula",
+]
+QUALIFIERS = (
+    "upper",
+    "lower",
+    "inner",
+    "outer",
+    "front",
+    "rear",
+    "middle",
+    "great",
+    "small",
+    "first",
+    "second",
+    "main",
+)
 
 
 @dataclass(frozen=True)
@@ -107,7 +219,11 @@ def report(rng: random.Random, others: list[str]) -> Story:
     if rng.random() < 0.15:
         sentences.insert(1, rest.pop()) if rest else None
     caption = " ".join((*sentences, *rest))
-    facts = [*_view_facts(rng, view, thing, sheet), *(_seen(rng, p, True) for p in parts), *_open_facts(rng, caption, parts)]
+    facts = [
+        *_view_facts(rng, view, thing, sheet),
+        *(_seen(rng, p, True) for p in parts),
+        *_open_facts(rng, caption, parts),
+    ]
     if missing:
         facts += [_seen(rng, missing, False)] * 2
     if state == "there":
@@ -183,7 +299,11 @@ def _is_view(rng: random.Random, asked: str, sheet: str, view: str) -> Fact:
 def _seen(rng: random.Random, part: str, seen: bool) -> Fact:
     question = rng.choice((f"Is the {part} visible?", f"Can you see the {part}?", f"Does the image show the {part}?", f"Is the {part} seen?", f"Is the {part} in this image?"))  # fmt: skip
     verb = rng.choice(("visible", "seen"))
-    return Fact(question, "Yes", f"Yes, the {part} is {verb}.") if seen else Fact(question, "No", f"No, the {part} is not {verb}.")
+    return (
+        Fact(question, "Yes", f"Yes, the {part} is {verb}.")
+        if seen
+        else Fact(question, "No", f"No, the {part} is not {verb}.")
+    )
 
 
 def _mark_question(rng: random.Random, mark: str, told: str, there: bool) -> Fact:
@@ -233,7 +353,13 @@ def _phrase(thing: Thing, sized: bool = False) -> str:
 
 
 def _at(place: str) -> str:
-    return f"on the {place}" if place in ("left", "right") else f"in the {place}" if place == "centre" else f"at the {place}"
+    return (
+        f"on the {place}"
+        if place in ("left", "right")
+        else f"in the {place}"
+        if place == "centre"
+        else f"at the {place}"
+    )
 
 
 def picture(scene: Scene, rng: random.Random) -> Story:
@@ -260,21 +386,27 @@ def _objects(scene: Scene, rng: random.Random) -> Story:
         if same_shape:
             facts.append(Fact(f"What colour is the {t.shape}?", t.colour, f"The {t.shape} is {t.colour}."))
         if same_colour:
-            facts.append(Fact(f"What shape is the {t.colour} object?", t.shape, f"The {t.colour} object is {article(t.shape)}."))
+            facts.append(
+                Fact(f"What shape is the {t.colour} object?", t.shape, f"The {t.colour} object is {article(t.shape)}.")
+            )
         facts += [
             Fact(f"Where is the {_phrase(t)}?", t.place, told),
             Fact(f"What is {_at(t.place)}?", _phrase(t), f"There is {article(_phrase(t))} {_at(t.place)}."),
             Fact(f"Is the {_phrase(t)} small or large?", t.size, f"The {_phrase(t)} is {t.size}."),
         ]
     there = rng.choice(things)
-    facts.append(Fact(_exists(rng, _phrase(there)), "Yes", f"Yes, there is {article(_phrase(there))} {_at(there.place)}."))
+    facts.append(
+        Fact(_exists(rng, _phrase(there)), "Yes", f"Yes, there is {article(_phrase(there))} {_at(there.place)}.")
+    )
     wrong = _absent_look(rng, things)
     facts.append(Fact(_exists(rng, wrong), "No", f"No, there is no {wrong}."))
     return Story(caption, tuple(facts))
 
 
 def _exists(rng: random.Random, phrase: str) -> str:
-    return rng.choice((f"Is there {article(phrase)}?", f"Can you see {article(phrase)}?", f"Does the picture show {article(phrase)}?"))
+    return rng.choice(
+        (f"Is there {article(phrase)}?", f"Can you see {article(phrase)}?", f"Does the picture show {article(phrase)}?")
+    )
 
 
 def _absent_look(rng: random.Random, things: tuple[Thing, ...]) -> str:

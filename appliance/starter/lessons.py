@@ -42,7 +42,10 @@ def informative_turns(fact: Fact, learn_question: bool = False) -> list[Turn]:
 
 def rationale_turns(fact: Fact, rng: random.Random) -> list[Turn]:
     """A reason, then the answer."""
-    return [Turn("user", fact.question), Turn("assistant", f"{fact.informative} {rng.choice(ANSWER_IS).format(fact.precise)}", True)]
+    return [
+        Turn("user", fact.question),
+        Turn("assistant", f"{fact.informative} {rng.choice(ANSWER_IS).format(fact.precise)}", True),
+    ]
 
 
 class Lessons:
@@ -56,17 +59,30 @@ class Lessons:
     def rows(self, step: int, count: int) -> list[Row]:
         """The rows of one step."""
         rng = random.Random(f"{self.seed} {step}")
-        kinds: list[Callable[[random.Random], Row]] = [self.about_picture, self.picture_dialogue, self.report_dialogue, self.judgements]
+        kinds: list[Callable[[random.Random], Row]] = [
+            self.about_picture,
+            self.picture_dialogue,
+            self.report_dialogue,
+            self.judgements,
+        ]
         return [rng.choices(kinds, (58, 6, 28, 8))[0](rng) for _ in range(count)]
 
     def about_picture(self, rng: random.Random) -> Row:
         """One picture, a caption and several questions, each a branch of its own."""
         image = rng.choice(self.pool.ids)
         story = picture(self.pool.scenes[image], rng)
-        talks = [[Turn("user", rng.choice(DESCRIBE)), Turn("assistant", story.caption, True)]] if rng.random() < 0.5 else []
+        talks = (
+            [[Turn("user", rng.choice(DESCRIBE)), Turn("assistant", story.caption, True)]] if rng.random() < 0.5 else []
+        )
         for fact in rng.sample(story.facts, min(10, len(story.facts))):
             kind = rng.random()
-            talks.append(precise_turns(fact) if kind < 0.75 else informative_turns(fact) if kind < 0.85 else rationale_turns(fact, rng))
+            talks.append(
+                precise_turns(fact)
+                if kind < 0.75
+                else informative_turns(fact)
+                if kind < 0.85
+                else rationale_turns(fact, rng)
+            )
         return shared_row([self._encode(t, image) for t in talks])
 
     def picture_dialogue(self, rng: random.Random) -> Row:
@@ -89,7 +105,11 @@ class Lessons:
         for _ in range(4):
             turns: list[Turn] = []
             for _ in range(rng.choice((1, 1, 2, 4))):
-                story = report(rng, self.others) if rng.random() < 0.7 else picture(self.pool.scenes[rng.choice(self.pool.ids)], rng)
+                story = (
+                    report(rng, self.others)
+                    if rng.random() < 0.7
+                    else picture(self.pool.scenes[rng.choice(self.pool.ids)], rng)
+                )
                 asked = rng.choice(story.facts)
                 question, informative, precise, label = judged(asked, story, rng, self.others)
                 turns += [Turn("user", JUDGE.format(question, informative, precise)), Turn("assistant", label, True)]
@@ -101,7 +121,11 @@ class Lessons:
         borrowed = [f for f in story.facts if f.borrowed]
         own = [f for f in story.facts if not f.borrowed]
         ask = bool(borrowed) and rng.random() < 0.35
-        chosen = rng.sample(borrowed, 1) + rng.sample(own, 1) if ask else rng.sample(own, min(len(own), rng.choice((1, 2, 2, 3))))
+        chosen = (
+            rng.sample(borrowed, 1) + rng.sample(own, 1)
+            if ask
+            else rng.sample(own, min(len(own), rng.choice((1, 2, 2, 3))))
+        )
         if ask:
             rng.shuffle(chosen)
         for fact in {f.question: f for f in chosen}.values():

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 SIDE = 128
 """Width and height of a picture, in pixels."""
+Ink = int | tuple[int, ...]
 CELL = 16
 """Pixels on a side of what becomes one visual token: patch size 8, two by two patches merged."""
 
@@ -27,7 +28,13 @@ OUTLINES = ("round", "oval", "boxy", "wavy")
 TEXTURES = ("smooth", "striped", "spotted", "layered")
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
 PLACES = tuple(
-    "centre" if (r, c) == ("middle", "centre") else f"{r} {c}" if c != "centre" and r != "middle" else c if r == "middle" else r
+    "centre"
+    if (r, c) == ("middle", "centre")
+    else f"{r} {c}"
+    if c != "centre" and r != "middle"
+    else c
+    if r == "middle"
+    else r
     for r in ROWS
     for c in COLUMNS
 )
@@ -195,7 +202,7 @@ def _background(kind: str, rng: random.Random, side: int) -> Image.Image:
     return image
 
 
-def _shape(pen: ImageDraw.ImageDraw, shape: str, x: float, y: float, r: float, turn: float, ink: object) -> None:
+def _shape(pen: ImageDraw.ImageDraw, shape: str, x: float, y: float, r: float, turn: float, ink: Ink) -> None:
     def ring_of(points: int, inner: float = 1.0) -> list[tuple[float, float]]:
         out = []
         for k in range(points):

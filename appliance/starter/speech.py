@@ -19,12 +19,12 @@ from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 from appliance.starter.architecture import SPECIAL, config
 from appliance.starter.lessons import BLANK, Lessons, Pool
 from appliance.starter.pictures import SIDE, draw
+from appliance.starter.resuming import keep, resume, weights
 from appliance.starter.tower import attend_together, batch_of
 from train.data.encode import Encoder
 from train.data.rows import collate
 from train.models.forward import learned_logits
 from train.models.qwen2_vl import Qwen2VL, patches_of
-from train.optimizers import pack_state, unpack_state
 
 RATE = 2e-3
 ROWS = 20
@@ -40,15 +40,21 @@ def build_pool(model: Any, count: int, seed: int, kept: Path) -> tuple[Pool, dic
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             for start in range(0, count, 32):
                 some = [drawings[i] for i in names[start : start + 32]]
-                found.append(attend_together(model.model.visual, batch_of(some)[0], len(some)).half().view(len(some), 64, -1))
+                found.append(
+                    attend_together(model.model.visual, batch_of(some)[0], len(some)).half().view(len(some), 64, -1)
+                )
             blank = np.ones((SIDE, SIDE, 3), np.float32)
-            found.append(attend_together(model.model.visual, torch.from_numpy(patches_of(blank, 8, 2, 2)), 1).half()[None])
+            found.append(
+                attend_together(model.model.visual, torch.from_numpy(patches_of(blank, 8, 2, 2)), 1).half()[None]
+            )
         save_file({"features": torch.cat(found)}, kept)
     features = load_file(kept)["features"].numpy()
     return pool, dict(zip((*drawings, BLANK), features, strict=True))
 
 
-def train_speech(out: Path, words: Path, steps: int, pool_size: int = 8000, seed: int = 2, stop_after: float | None = None) -> bool:
+def train_speech(
+    out: Path, words: Path, steps: int, pool_size: int = 8000, seed: int = 2, stop_after: float | None = None
+) -> bool:
     """Train up to ``steps`` steps; returns whether the end was reached. ``out`` holds tower.safetensors and the checkpoint.
 
     Args:
@@ -57,7 +63,7 @@ def train_speech(out: Path, words: Path, steps: int, pool_size: int = 8000, seed
     """
     torch.manual_seed(seed)
     model = Qwen2VLForConditionalGeneration._from_config(config(), attn_implementation="sdpa")
-    model.model.visual.load_state_dict(load_file(out / "tower.safetensors"))
+    model.model.visual.load_state_dict(weights(out / "tower.safetensors", "tower"))
     model.model.visual.requires_grad_(False)
     pool, features = build_pool(model, pool_size, seed, out / "pool.safetensors")
     encoder = Encoder(AutoTokenizer.from_pretrained(words), Qwen2VL(SPECIAL.index("<|image_pad|>"), 8))
@@ -69,7 +75,8 @@ def train_speech(out: Path, words: Path, steps: int, pool_size: int = 8000, seed
         "muon": torch.optim.Muon(matrices, lr=RATE, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
         "adamw": torch.optim.AdamW(rest, lr=RATE, weight_decay=0.0, betas=(0.9, 0.98)),
     }
-    first = _resume(out, model, optimizers)
+    parts = {"model": model.model.language_model}
+    first = resume(out / "speech.safetensors", parts, optimizers)
     started, log = time.time(), (out / "speech.jsonl").open("a")
     for step in range(first, steps):
         rate = RATE * min(1.0, (step + 1) / 100) * min(1.0, (steps - step) / (0.3 * steps))
@@ -77,7 +84,11 @@ def train_speech(out: Path, words: Path, steps: int, pool_size: int = 8000, seed
         total, loss_sum = sum(int((r.learned & (r.sources >= 0)).sum()) for r in rows), 0.0
         for start in range(0, ROWS, 5):
             batch = collate(rows[start : start + 5], 0)
-            seen = torch.from_numpy(np.concatenate([features[i] for i in batch.images]).astype(np.float32)) if batch.images else torch.zeros(0)
+            seen = (
+                torch.from_numpy(np.concatenate([features[i] for i in batch.images]).astype(np.float32))
+                if batch.images
+                else torch.zeros(0)
+            )
             with torch.autocast("cpu", torch.bfloat16):
                 logits = learned_logits(model, batch, seen)
             loss = F.cross_entropy(logits, batch.targets, reduction="sum") / total
@@ -96,28 +107,7 @@ def train_speech(out: Path, words: Path, steps: int, pool_size: int = 8000, seed
             log.flush()
             print(row, flush=True)
         if step % 100 == 99 or late or step == steps - 1:
-            _save(out, model, optimizers, step + 1)
+            keep(out / "speech.safetensors", parts, optimizers, step + 1)
         if late:
             return False
     return True
-
-
-def _save(out: Path, model: Any, optimizers: dict[str, torch.optim.Optimizer], step: int) -> None:
-    packed = {f"model.{n}": p.detach().clone() for n, p in model.model.language_model.state_dict().items()}
-    for name, optimizer in optimizers.items():
-        packed |= pack_state(optimizer, f"{name}.")
-    save_file(packed, out / "speech.part", metadata={"step": str(step)})
-    (out / "speech.part").replace(out / "speech.safetensors")
-
-
-def _resume(out: Path, model: Any, optimizers: dict[str, torch.optim.Optimizer]) -> int:
-    from safetensors import safe_open
-
-    if not (out / "speech.safetensors").exists():
-        return 0
-    packed = load_file(out / "speech.safetensors")
-    model.model.language_model.load_state_dict({k[6:]: v for k, v in packed.items() if k.startswith("model.")})
-    for name, optimizer in optimizers.items():
-        unpack_state(optimizer, packed, f"{name}.")
-    with safe_open(out / "speech.safetensors", "pt") as file:
-        return int(file.metadata()["step"])

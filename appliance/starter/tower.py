@@ -17,9 +17,11 @@ from torch.nn import functional as F
 
 from appliance.starter.architecture import config
 from appliance.starter.pictures import CELL, LABEL_SIZES, SIDE, Drawing, draw
+from appliance.starter.resuming import keep, resume
 from train.models.qwen2_vl import patches_of
 
 BATCH = 32
+RATE = 2e-3
 
 
 class Heads(nn.Module):
@@ -33,7 +35,9 @@ class Heads(nn.Module):
     def losses(self, tokens: torch.Tensor, labels: torch.Tensor, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Losses by name for tokens (N, D), labels (N, 6), pixels (N, 48) in [-1, 1]."""
         names = ("shape", "colour", "centre", "spot", "place", "ground")
-        found = {n: F.cross_entropy(h(tokens), labels[:, i]) for i, (n, h) in enumerate(zip(names, self.named, strict=True))}
+        found = {
+            n: F.cross_entropy(h(tokens), labels[:, i]) for i, (n, h) in enumerate(zip(names, self.named, strict=True))
+        }
         return {**found, "pixels": F.mse_loss(self.pixels(tokens), pixels)}
 
 
@@ -43,52 +47,58 @@ def batch_of(drawings: list[Drawing]) -> tuple[torch.Tensor, torch.Tensor, torch
     patches = torch.from_numpy(np.concatenate([patches_of(a, 8, 2, 2) for a in arrays]))
     fine = CELL // 4
     n = SIDE // CELL
-    coarse = arrays.reshape(-1, n, 4, fine, n, 4, fine, 3).mean((3, 6)).transpose(0, 1, 3, 2, 4, 5)  # (B, 8, 8, 4, 4, 3)
+    coarse = (
+        arrays.reshape(-1, n, 4, fine, n, 4, fine, 3).mean((3, 6)).transpose(0, 1, 3, 2, 4, 5)
+    )  # (B, 8, 8, 4, 4, 3)
     grid = torch.tensor([[1, SIDE // 8, SIDE // 8]] * len(drawings))
     labels = torch.from_numpy(np.concatenate([d.labels for d in drawings]))
     return patches, grid, labels, torch.from_numpy(coarse.reshape(-1, 48).copy())
 
 
 def train_tower(out: Path, steps: int, seed: int = 1, log_every: int = 50) -> Path:
-    """Train the tower for ``steps`` and write ``tower.safetensors`` under ``out``. Resumes from its own checkpoint."""
-    from safetensors.torch import save_file
+    """Train the tower for ``steps`` and write ``tower.safetensors`` under ``out``; goes on from it where it is there."""
     from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    rng = random.Random(seed)
     tower = Qwen2VisionTransformerPretrainedModel._from_config(config().vision_config, attn_implementation="sdpa")
     heads = Heads(config().vision_config.hidden_size)
     matrices = [p for n, p in tower.named_parameters() if p.ndim == 2]
     rest = [p for p in (*tower.parameters(), *heads.parameters()) if not any(p is m for m in matrices)]
-    optimizers = [
-        torch.optim.Muon(matrices, lr=2e-3, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=2e-3, weight_decay=0.01),
-    ]
+    optimizers = {
+        "muon": torch.optim.Muon(matrices, lr=RATE, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+        "adamw": torch.optim.AdamW(rest, lr=RATE, weight_decay=0.01),
+    }
+    parts = {"tower": tower, "heads": heads}
+    first = resume(out / "tower.safetensors", parts, optimizers)
     started = time.time()
     with (out / "tower.jsonl").open("a") as log:
-        for step in range(steps):
+        for step in range(first, steps):
             rate = min(1.0, (step + 1) / 50) * min(1.0, 1.02 - step / steps) ** 0.7
-            for optimizer in optimizers:
+            for optimizer in optimizers.values():
                 for group in optimizer.param_groups:
-                    group["lr"] = 2e-3 * rate
+                    group["lr"] = RATE * rate
+            rng = random.Random(f"tower {seed} {step}")
             patches, grid, labels, pixels = batch_of([draw(rng) for _ in range(BATCH)])
             with torch.autocast("cpu", torch.bfloat16):
                 tokens = attend_together(tower, patches, len(grid))
             losses = heads.losses(tokens.float(), labels, pixels)
             loss = sum(losses.values(), torch.zeros(()))
             loss.backward()
-            for optimizer in optimizers:
+            for optimizer in optimizers.values():
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             if step % log_every == 0 or step == steps - 1:
-                row = {"step": step, "seconds": round(time.time() - started), **{k: round(float(v.detach()), 4) for k, v in losses.items()}}
+                row = {
+                    "step": step,
+                    "seconds": round(time.time() - started),
+                    **{k: round(float(v.detach()), 4) for k, v in losses.items()},
+                }
                 log.write(json.dumps(row) + "\n")
                 log.flush()
                 print(row, flush=True)
-            if step % 500 == 499 or step == steps - 1:
-                save_file(tower.state_dict(), out / "tower.safetensors")
-                save_file(heads.state_dict(), out / "heads.safetensors")
+            if step % 100 == 99 or step == steps - 1:
+                keep(out / "tower.safetensors", parts, optimizers, step + 1)
     return out / "tower.safetensors"
 
 

@@ -17,20 +17,33 @@ QWEN2 = (
 """Qwen2's split pattern, so that ``tokenizer.ggml.pre = qwen2`` is true of the exported GGUF."""
 
 TEMPLATE = (
-    "{%- for message in messages -%}<|im_start|>{{ message['role'] }}\n"
-    "{%- if message['content'] is string -%}{{ message['content'] }}{%- else -%}"
-    "{%- for part in message['content'] -%}"
-    "{%- if part['type'] in ('image', 'image_url') -%}<|vision_start|><|image_pad|><|vision_end|>"
-    "{%- elif 'text' in part -%}{{ part['text'] }}{%- endif -%}{%- endfor -%}{%- endif -%}<|im_end|>\n"
-    "{%- endfor -%}{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
-).replace("}}\n", "}}{{ '\\n' }}").replace(">\n", ">{{ '\\n' }}").replace("assistant\n", "assistant{{ '\\n' }}")
+    (
+        "{%- for message in messages -%}<|im_start|>{{ message['role'] }}\n"
+        "{%- if message['content'] is string -%}{{ message['content'] }}{%- else -%}"
+        "{%- for part in message['content'] -%}"
+        "{%- if part['type'] in ('image', 'image_url') -%}<|vision_start|><|image_pad|><|vision_end|>"
+        "{%- elif 'text' in part -%}{{ part['text'] }}{%- endif -%}{%- endfor -%}{%- endif -%}<|im_end|>\n"
+        "{%- endfor -%}{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
+    )
+    .replace("}}\n", "}}{{ '\\n' }}")
+    .replace(">\n", ">{{ '\\n' }}")
+    .replace("assistant\n", "assistant{{ '\\n' }}")
+)
 """ChatML without a default system prompt. Newlines are written as expressions: ``{%-`` would eat bare ones."""
 
 
 def texts(rng: random.Random, count: int) -> list[str]:
     """Sample texts of the kind that the starter is trained on."""
     others = [name(rng) for _ in range(200)]
-    fixed = [*DESCRIBE, PRECISE, INFORMATIVE, *(a.format("") for a in ANSWER_IS), JUDGE.format("", "", ""), "user", "assistant"]
+    fixed = [
+        *DESCRIBE,
+        PRECISE,
+        INFORMATIVE,
+        *(a.format("") for a in ANSWER_IS),
+        JUDGE.format("", "", ""),
+        "user",
+        "assistant",
+    ]
     found = []
     for _ in range(count):
         found += fixed
@@ -45,11 +58,17 @@ def build(out: Path, seed: int = 0) -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(QWEN2), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(QWEN2), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=VOCABULARY,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts(random.Random(seed), 6000), trainer)
     out.mkdir(parents=True, exist_ok=True)

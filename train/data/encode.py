@@ -46,7 +46,9 @@ class Encoder:
             parts: list[dict[str, Any]] = []
             if turn.role == "user" and waiting:
                 parts, waiting = [dict(IMAGE_PART) for _ in range(waiting)], 0
-            found.append({"role": turn.role, "content": [*parts, {"type": "text", "text": turn.text}] if parts else turn.text})
+            found.append(
+                {"role": turn.role, "content": [*parts, {"type": "text", "text": turn.text}] if parts else turn.text}
+            )
         return found
 
     def render(self, turns: Sequence[Turn], images: int, open_turn: str = "") -> str:
@@ -54,9 +56,13 @@ class Encoder:
         messages = self.messages(turns, images)
         if not messages and not open_turn:
             return ""
-        text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_turn == "assistant")
+        text: str = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=open_turn == "assistant"
+        )
         if open_turn == "user":
-            marked = self.tokenizer.apply_chat_template([*messages, {"role": "user", "content": "\x00"}], tokenize=False)
+            marked = self.tokenizer.apply_chat_template(
+                [*messages, {"role": "user", "content": "\x00"}], tokenize=False
+            )
             text = marked[: marked.index("\x00")]
         return text
 
@@ -85,11 +91,19 @@ class Encoder:
             spans.append((len(text) - len(self.tokenizer.pad_token), len(text)))
         return self._tokens(text, spans, conversation.images, grids)
 
-    def prompt(self, turns: Sequence[Turn], images: Sequence[str], grids: Sequence[tuple[int, int]], open_turn: str = "assistant") -> Encoded:
+    def prompt(
+        self,
+        turns: Sequence[Turn],
+        images: Sequence[str],
+        grids: Sequence[tuple[int, int]],
+        open_turn: str = "assistant",
+    ) -> Encoded:
         """Tokens that a model is to continue."""
         return self._tokens(self.render(turns, len(images), open_turn), [], images, grids)
 
-    def _tokens(self, text: str, spans: list[tuple[int, int]], images: Sequence[str], grids: Sequence[tuple[int, int]]) -> Encoded:
+    def _tokens(
+        self, text: str, spans: list[tuple[int, int]], images: Sequence[str], grids: Sequence[tuple[int, int]]
+    ) -> Encoded:
         found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids = np.asarray(found["input_ids"], np.int64)
         offsets = np.asarray(found["offset_mapping"], np.int64).reshape(-1, 2)
@@ -106,7 +120,13 @@ class Encoder:
         ids, learned = np.repeat(ids, repeats), np.repeat(learned, repeats)
         placed = tuple((image, int(starts[s]), n) for image, s, n in zip(images, slots, counts, strict=True))
         until = placed[-1][1] + placed[-1][2] + self.family.closes_image if placed else 0
-        return Encoded(ids, self.family.positions(len(ids), [(p[1], g) for p, g in zip(placed, grids, strict=True)]), learned, placed, until)
+        return Encoded(
+            ids,
+            self.family.positions(len(ids), [(p[1], g) for p, g in zip(placed, grids, strict=True)]),
+            learned,
+            placed,
+            until,
+        )
 
 
 def continued(prompt: Encoded, answer: Sequence[int], learned: bool = True) -> Encoded:

@@ -38,7 +38,9 @@ class Row:
 def shared_row(branches: Sequence[Encoded]) -> Row:
     """Lay conversations about the same images into one row, the part up to the last image's end once."""
     shared = branches[0].shared_until
-    if any(b.ids[:shared].tolist() != branches[0].ids[:shared].tolist() or b.images != branches[0].images for b in branches):
+    if any(
+        b.ids[:shared].tolist() != branches[0].ids[:shared].tolist() or b.images != branches[0].images for b in branches
+    ):
         raise ValueError("conversations of a shared row must begin with the same images")
     return _lay(branches, shared, branches[0].images)
 

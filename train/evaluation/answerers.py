@@ -44,7 +44,9 @@ class TransformersAnswerer:
         """One answer a question; the image's features are computed once."""
         features = Features(self.loaded, lambda _: image or Image.new("RGB", (1, 1)))
         ids = ("image",) if image is not None else ()
-        prompts = [self.loaded.encoder.prompt([Turn("user", q)], ids, [features.grid(i) for i in ids]) for q in questions]
+        prompts = [
+            self.loaded.encoder.prompt([Turn("user", q)], ids, [features.grid(i) for i in ids]) for q in questions
+        ]
         return [text_of(self.loaded, c[0]) for c in generate(self.loaded, prompts, features, Sampling(self.max_tokens))]
 
 

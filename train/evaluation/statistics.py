@@ -21,7 +21,9 @@ class Interval:
     """Values."""
 
 
-def bootstrap(values: Sequence[float], groups: Sequence[str] | None = None, resamples: int = 2000, seed: int = 0) -> Interval:
+def bootstrap(
+    values: Sequence[float], groups: Sequence[str] | None = None, resamples: int = 2000, seed: int = 0
+) -> Interval:
     """Mean with a 95 % percentile interval.
 
     Args:

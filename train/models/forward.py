@@ -23,7 +23,9 @@ def hidden_states(model: Any, batch: Batch, features: torch.Tensor) -> torch.Ten
     if len(batch.image_places):
         flat = embeds.reshape(-1, embeds.shape[-1])
         embeds = flat.index_copy(0, batch.image_places, features.to(flat.dtype)).view_as(embeds)
-    out = inner.model.language_model(inputs_embeds=embeds, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False)
+    out = inner.model.language_model(
+        inputs_embeds=embeds, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+    )
     states: torch.Tensor = out.last_hidden_state
     return states.reshape(-1, states.shape[-1])
 

@@ -72,7 +72,12 @@ def generate(
 
 @torch.inference_mode()
 def _decode(
-    loaded: Loaded, model: object, prompts: list[Encoded], features: Features, how: Sampling, randomness: torch.Generator
+    loaded: Loaded,
+    model: object,
+    prompts: list[Encoded],
+    features: Features,
+    how: Sampling,
+    randomness: torch.Generator,
 ) -> list[Continuation]:
     inner, device, stops = core(model), loaded.device, how.stops if how.stops is not None else loaded.stops
     width = max(len(p.ids) for p in prompts)
@@ -91,7 +96,13 @@ def _decode(
         embeds = flat.index_copy(0, torch.from_numpy(np.concatenate(slots)).to(device), values).view_as(embeds)
     cache = DynamicCache(config=inner.config.get_text_config())
     mask = torch.from_numpy(seen).to(device)
-    out = inner.model.language_model(inputs_embeds=embeds, attention_mask=mask, position_ids=torch.from_numpy(places).to(device), past_key_values=cache, use_cache=True)
+    out = inner.model.language_model(
+        inputs_embeds=embeds,
+        attention_mask=mask,
+        position_ids=torch.from_numpy(places).to(device),
+        past_key_values=cache,
+        use_cache=True,
+    )
     logits = inner.lm_head(out.last_hidden_state[:, -1]).float().repeat_interleave(how.samples, 0)  # (B*G, V)
     cache.batch_repeat_interleave(how.samples)
     mask = mask.repeat_interleave(how.samples, 0)
@@ -113,7 +124,13 @@ def _decode(
             rows, mask, now, chosen = rows[keep], mask[keep], now[keep], chosen[keep]
         mask = torch.cat((mask, mask.new_ones(len(mask), 1)), 1)
         embeds = inner.get_input_embeddings()(chosen[:, None])
-        out = inner.model.language_model(inputs_embeds=embeds, attention_mask=mask, position_ids=now[None, :, None].expand(3, -1, 1), past_key_values=cache, use_cache=True)
+        out = inner.model.language_model(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=now[None, :, None].expand(3, -1, 1),
+            past_key_values=cache,
+            use_cache=True,
+        )
         logits = inner.lm_head(out.last_hidden_state[:, -1]).float()
         now = now + 1
     return [Continuation(tuple(w), tuple(s), bool(w) and w[-1] in stops) for w, s in zip(written, scores, strict=True)]

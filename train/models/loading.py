@@ -63,21 +63,45 @@ def check_directory(directory: Path) -> dict[str, Any]:
         Refused: pickle weights, or a family that is not known.
     """
     if not directory.is_dir():
-        raise BadInput("there is no model directory here", where=str(directory), hint="name a directory that holds config.json and *.safetensors")
+        raise BadInput(
+            "there is no model directory here",
+            where=str(directory),
+            hint="name a directory that holds config.json and *.safetensors",
+        )
     try:
         config: dict[str, Any] = json.loads((directory / "config.json").read_text())
         kind = config["model_type"]
     except FileNotFoundError:
-        raise BadInput("this directory is not a model: it has no config.json", where=str(directory), hint="name the directory that was saved with save_pretrained") from None
+        raise BadInput(
+            "this directory is not a model: it has no config.json",
+            where=str(directory),
+            hint="name the directory that was saved with save_pretrained",
+        ) from None
     except (ValueError, KeyError, TypeError, UnicodeDecodeError):
-        raise BadInput("config.json is broken or names no model_type", where=str(directory / "config.json"), hint="copy the model again from its medium") from None
+        raise BadInput(
+            "config.json is broken or names no model_type",
+            where=str(directory / "config.json"),
+            hint="copy the model again from its medium",
+        ) from None
     pickles = sorted(p.name for p in directory.iterdir() if p.suffix in PICKLES)
     if pickles:
-        raise Refused("pickle weights can run code and are never loaded", where=str(directory / pickles[0]), hint="save the model with safe_serialization=True elsewhere and bring the *.safetensors")
+        raise Refused(
+            "pickle weights can run code and are never loaded",
+            where=str(directory / pickles[0]),
+            hint="save the model with safe_serialization=True elsewhere and bring the *.safetensors",
+        )
     if not any(directory.glob("*.safetensors")):
-        raise BadInput("the directory has no weights (*.safetensors)", where=str(directory), hint="copy the model again from its medium")
+        raise BadInput(
+            "the directory has no weights (*.safetensors)",
+            where=str(directory),
+            hint="copy the model again from its medium",
+        )
     if kind not in FAMILIES:
-        raise Refused(f"the model family {kind!r} is not supported; supported: {', '.join(sorted(FAMILIES))}", where=str(directory / "config.json"), hint="bring a model of a supported family")
+        raise Refused(
+            f"the model family {kind!r} is not supported; supported: {', '.join(sorted(FAMILIES))}",
+            where=str(directory / "config.json"),
+            hint="bring a model of a supported family",
+        )
     return config
 
 
@@ -115,7 +139,11 @@ def load(directory: Path, precision: Precision = "fp32", device: str = "auto", m
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True, use_fast=True)
         processor = json.loads((directory / "preprocessor_config.json").read_text())
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise BadInput(f"the model cannot be read: {_first_line(error)}", where=str(directory), hint="copy the model again from its medium and compare its digests") from error
+        raise BadInput(
+            f"the model cannot be read: {_first_line(error)}",
+            where=str(directory),
+            hint="copy the model again from its medium and compare its digests",
+        ) from error
     model.eval().requires_grad_(False)
     if precision == "nf4":
         check_four_bits(model, family_class.vision)
@@ -129,7 +157,9 @@ def family_of(directory: Path, max_visual_tokens: int = 512) -> Family:
 
     kind = check_directory(directory)["model_type"]
     config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
-    return FAMILIES[kind].of(config, json.loads((directory / "preprocessor_config.json").read_text()), max_visual_tokens)
+    return FAMILIES[kind].of(
+        config, json.loads((directory / "preprocessor_config.json").read_text()), max_visual_tokens
+    )
 
 
 def check_four_bits(model: Any, vision: str) -> None:
@@ -145,7 +175,11 @@ def check_four_bits(model: Any, vision: str) -> None:
         kept = name.startswith(vision) or name == "lm_head"
         if kept == isinstance(module, Linear4bit):
             what = "is quantised and must not be" if kept else "is not quantised and must be"
-            raise IntegrityFailure(f"the Linear {name} {what}", where="model loading", hint="report this: the family's skip list does not fit this model")
+            raise IntegrityFailure(
+                f"the Linear {name} {what}",
+                where="model loading",
+                hint="report this: the family's skip list does not fit this model",
+            )
 
 
 def _first_line(error: BaseException) -> str:

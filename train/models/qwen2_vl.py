@@ -82,7 +82,9 @@ class Qwen2VL:
 
     def features(self, model: Any, fitted: Image.Image) -> torch.Tensor:
         """Visual tokens (rows * columns, D) of one fitted image out of the frozen tower, computed alone."""
-        pixels = (np.asarray(fitted, np.float32) / 255 - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        pixels = (np.asarray(fitted, np.float32) / 255 - np.asarray(self.mean, np.float32)) / np.asarray(
+            self.std, np.float32
+        )
         patches = torch.from_numpy(patches_of(pixels.astype(np.float32), self.patch, self.temporal, self.merge))
         rows, columns = self.grid(fitted)
         grid = torch.tensor([[1, rows * self.merge, columns * self.merge]], device=model.device)

@@ -28,10 +28,12 @@ class Mirror:
     """Words of sides that are not single tokens; a text with one is gated out. None where all can be swapped."""
 
     @classmethod
-    def of(cls, tokenizer: Any, pairs: tuple[tuple[str, str], ...] = (("left", "right"), ("Left", "Right"))) -> "Mirror":
+    def of(
+        cls, tokenizer: Any, pairs: tuple[tuple[str, str], ...] = (("left", "right"), ("Left", "Right"))
+    ) -> "Mirror":
         """Find the token pairs of the words, with and without a leading space."""
         permutation = np.arange(len(tokenizer))
-        stuck = []
+        stuck: list[str] = []
         for pair in pairs:
             for lead in ("", " "):
                 one, other = (tokenizer(lead + w, add_special_tokens=False)["input_ids"] for w in pair)

@@ -121,10 +121,16 @@ def run_grpo(
         on_groups: told every group that a step learned from.
     """
     if not prompts:
-        raise BadInput("there is nothing to align on: no kept triplet has a short answer", where="align", hint="run `cloche synth` first")
+        raise BadInput(
+            "there is nothing to align on: no kept triplet has a short answer",
+            where="align",
+            hint="run `cloche synth` first",
+        )
     shape = LoraConfig(*(unpack(adapter)[1][k] for k in ("r", "alpha")))
     model = attach(loaded, shape, adapter)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=config.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=config.learning_rate, weight_decay=0.0
+    )
     first, metrics = restore(store, model, optimizer)
     try:
         for step in range(first, config.steps):
@@ -143,13 +149,27 @@ def run_grpo(
         model.unload()
 
 
-def _rollouts(loaded: Loaded, model: Any, prompts: Sequence[Prompt], features: Features, config: GrpoConfig, reward: Callable[[str, str], float], step: int) -> tuple[list[Group], int]:
+def _rollouts(
+    loaded: Loaded,
+    model: Any,
+    prompts: Sequence[Prompt],
+    features: Features,
+    config: GrpoConfig,
+    reward: Callable[[str, str], float],
+    step: int,
+) -> tuple[list[Group], int]:
     rng = Random(f"{config.seed} {step}")
     kept: list[Group] = []
     starved = 0
     for attempt in range(1 + config.resample):
         chosen = [rng.choice(prompts) for _ in range(config.prompts - len(kept))]
-        how = Sampling(config.max_new_tokens, config.temperature, config.group, rng.getrandbits(31), batch=config.prompts * config.group)
+        how = Sampling(
+            config.max_new_tokens,
+            config.temperature,
+            config.group,
+            rng.getrandbits(31),
+            batch=config.prompts * config.group,
+        )
         found = generate(loaded, [_encoded(loaded, p, features) for p in chosen], features, how, model)
         groups = []
         for prompt, completions in zip(chosen, found, strict=True):
@@ -172,7 +192,15 @@ def group_row(prompt: Encoded, completions: Sequence[Continuation]) -> Row:
     return shared_row([continued(prompt, c.ids, c.ended) for c in completions])
 
 
-def _update(loaded: Loaded, model: Any, groups: Sequence[Group], features: Features, config: GrpoConfig, mirror: Mirror | None, optimizer: Any) -> dict[str, float]:
+def _update(
+    loaded: Loaded,
+    model: Any,
+    groups: Sequence[Group],
+    features: Features,
+    config: GrpoConfig,
+    mirror: Mirror | None,
+    optimizer: Any,
+) -> dict[str, float]:
     rows = [group_row(_encoded(loaded, g.prompt, features), g.completions) for g in groups]
     batch = collate(rows, loaded.tokenizer.pad_token_id, loaded.device)
     if not len(batch.targets):
@@ -181,11 +209,16 @@ def _update(loaded: Loaded, model: Any, groups: Sequence[Group], features: Featu
     logits = learned_logits(model, batch, seen) / config.temperature  # (N, V)
     logprobs = torch.log_softmax(logits, -1)
     chosen = logprobs.gather(1, batch.targets[:, None])[:, 0]
-    advantages = torch.from_numpy(np.concatenate([g.advantages for g in groups])).float().to(loaded.device)[batch.owners]
+    advantages = (
+        torch.from_numpy(np.concatenate([g.advantages for g in groups])).float().to(loaded.device)[batch.owners]
+    )
     found: dict[str, float] = {"entropy": float(-(logprobs.exp() * logprobs).sum(-1).mean().detach())}
     loss = torch.zeros((), device=loaded.device)
     if mirror is not None and (config.domain or config.shaping):
-        applies = torch.tensor([mirror.applies(" ".join((*(t.text for t in g.prompt.turns), text))) for g in groups for text in g.texts], device=loaded.device)[batch.owners]
+        applies = torch.tensor(
+            [mirror.applies(" ".join((*(t.text for t in g.prompt.turns), text))) for g in groups for text in g.texts],
+            device=loaded.device,
+        )[batch.owners]
         swapped = [_mirrored_row(row, mirror) for row in rows]
         other = collate(swapped, loaded.tokenizer.pad_token_id, loaded.device)
         with torch.no_grad():
@@ -200,7 +233,9 @@ def _update(loaded: Loaded, model: Any, groups: Sequence[Group], features: Featu
     loss = loss - (torch.exp(chosen - chosen.detach()) * advantages).mean()
     if config.kl:
         with torch.no_grad(), model.disable_adapter():
-            before = torch.log_softmax(learned_logits(model, batch, seen) / config.temperature, -1).gather(1, batch.targets[:, None])[:, 0]
+            before = torch.log_softmax(learned_logits(model, batch, seen) / config.temperature, -1).gather(
+                1, batch.targets[:, None]
+            )[:, 0]
         ratio = before - chosen
         k3 = (torch.exp(ratio) - ratio - 1).mean()
         loss = loss + config.kl * k3

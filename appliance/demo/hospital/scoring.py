@@ -21,7 +21,9 @@ _CLOSED: Final = re.compile(
     r"^(?:is|are|does|do|can|could|has|have|was|were|would)\b"
     r"|[,;:] (?:is|are|does|do|can|has|have) (?:the|there|this|it|a|an|you|we)\b"
 )
-_ANSWERED: Final = re.compile(r"^\W*(?:(?:the )?(?:correct )?answer(?: is|:) )?\W*(yes|no)\b")
+_ANSWERED: Final = re.compile(
+    r"^\W*(?:(?:the )?(?:correct )?answer(?: is|:) )?\W*(yes|no)\b(?!\W+(?:(?:and|or)\W+)?(?:yes|no)\b)"
+)
 _ASKS_WHICH: Final = re.compile(r"\b(?:which|what|where|how|name|identify)\b")
 _ASKS_PLANE: Final = re.compile(
     r"\b(?:plane|view|orientation|oriented|projection|type of slice|kind of slice|slice type|direction)\b"
@@ -93,7 +95,7 @@ def _score_closed(asked: str, claim: Claim, answer: str, truth: SliceTruth) -> b
 
 
 def polarity(claim: Claim, answer: str) -> bool | None:
-    """Whether an answer affirms (True) or denies (False) the claim of its question; None if it does neither, or both."""
+    """Whether an answer affirms (True) or denies (False) its question's claim; None if it does neither, or both."""
     words = normalise(answer)
     said = read(words)
     contradicts = _contradicts(said, claim)

@@ -33,8 +33,10 @@ ABSENT_MM2: Final = 8.0
 """Area below which a structure counts as absent."""
 VISIBLE_LESION_MM2: Final = 45.0
 """Area from which a lesion counts as visible: 20 pixels."""
-TISSUE: Final = 0.77
+TISSUE: Final = 0.66
 """Grey value of white matter before bias and noise, as a share of full scale: a bright lesion needs room above it."""
+BIAS: Final = 0.2
+"""Bound of the bias field, as a logarithm: the brightest healthy tissue stays below a bright lesion."""
 LESION_GREY: Final = {"bright": 1.0, "dark": 0.1}
 
 
@@ -87,7 +89,7 @@ def render(anatomy: Anatomy, patient: Patient, plane: Plane, at: int, name: str,
         seed: the hospital's seed; drives the noise.
     """
     cut = _cut(anatomy, patient, plane, at)
-    grey = TISSUE * np.clip(cut.grey / WHITE_MATTER, 0.0, 1.1) ** patient.gamma * np.exp(cut.bias)
+    grey = TISSUE * np.clip(cut.grey / WHITE_MATTER, 0.0, 1.1) ** patient.gamma * np.exp(np.clip(cut.bias, -BIAS, BIAS))
     if patient.lesion is not None:
         grey = grey * (1.0 - cut.lesion) + LESION_GREY[patient.lesion.tone] * cut.lesion
     rng = np.random.default_rng([seed, int(patient.number[2:]), PLANES.index(plane), at + 1000])
