@@ -1,4 +1,4 @@
-"""From captions and kept triplets to conversations that train: single stage, several tasks an image (METHODS 1.5-1.6)."""
+"""From captions and kept triplets to conversations that train: one stage, several tasks an image (METHODS 1.5-1.6)."""
 
 import re
 from collections.abc import Sequence
@@ -11,9 +11,12 @@ from synth.triplet import DESCRIBE, PRECISE, Triplet
 INDICATORS = ("could be ", "so ", "thus ", "therefore ", "final ", "answer ", "result ")
 """Words that show that an answer already concludes."""
 RATIONALES = (
-    "{why} The answer is {answer}.", "{why} So the answer is {answer}.", "{why} Therefore, the answer is {answer}.",
-    "{why} In short, the answer is {answer}.", "{why} Hence the answer is {answer}.",
-)  # fmt: skip
+    "{why} The answer is {answer}.",
+    "{why} So the answer is {answer}.",
+    "{why} Therefore, the answer is {answer}.",
+    "{why} In short, the answer is {answer}.",
+    "{why} Hence the answer is {answer}.",
+)
 """Ways to end on the short answer, of our own writing; all end in words that a strict scorer can find."""
 CAPTION_TURNS = (DESCRIBE, "Describe this picture.", "Write a caption for the image.", "What does the image show?")
 
@@ -34,7 +37,8 @@ def assemble(
     """Conversations of every image: its caption always, and a task for each kept triplet.
 
     Args:
-        short: also learn each triplet's precise answer under the precise hint, so that short questions get short answers.
+        short: also learn each triplet's precise answer under the precise hint, so that short questions get short
+            answers.
     """
     by_record: dict[str, list[Triplet]] = {}
     for triplet in triplets:

@@ -95,7 +95,7 @@ def judge_all(
     threshold: float = 0.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Triplet]:
-    """Label the triplets that were not dropped before; those whose Yes does not win by ``threshold`` nats are dropped."""
+    """Label the triplets that were not dropped before; drop those whose Yes does not win by ``threshold`` nats."""
     open_ones = [t for t in triplets if t.kept]
     labelled = []
     for triplet, scores in zip(open_ones, judge.margins(open_ones, progress), strict=True):

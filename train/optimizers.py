@@ -4,7 +4,7 @@ import torch
 
 
 def pack_state(optimizer: torch.optim.Optimizer, prefix: str = "") -> dict[str, torch.Tensor]:
-    """Every tensor and number of the optimizer's state by ``prefix.parameter.name``; learning rates are not included."""
+    """Every tensor and number of the optimizer's state by ``prefix.parameter.name``; no learning rates."""
     packed = {}
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():

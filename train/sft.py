@@ -4,7 +4,6 @@ What is simpler than the paper: LoRA on the language model in place of full fine
 as branches of one row in place of one multi-turn conversation; each branch computes exactly what it would alone.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -163,8 +162,3 @@ def _optimizer(weights: list[Any], config: SftConfig, device: torch.device) -> A
 
         return bitsandbytes.optim.PagedAdamW8bit(weights, lr=config.learning_rate, weight_decay=0.0)
     return torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=0.0)
-
-
-def config_json(config: SftConfig) -> str:
-    """The configuration as JSON, for the run's row."""
-    return json.dumps(config, default=vars)

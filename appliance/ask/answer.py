@@ -69,9 +69,15 @@ def served_model(vault: Vault) -> Model:
 
 
 def ask(
-    vault: Vault, actor: Actor, image: Image.Image, questions: Sequence[str], *,
-    short: bool = True, choices: Sequence[str] = (), max_tokens: int = 64,
-) -> list[Said]:  # fmt: skip
+    vault: Vault,
+    actor: Actor,
+    image: Image.Image,
+    questions: Sequence[str],
+    *,
+    short: bool = True,
+    choices: Sequence[str] = (),
+    max_tokens: int = 64,
+) -> list[Said]:
     """Ask several questions about one image; each answer is an event before it is shown.
 
     Args:

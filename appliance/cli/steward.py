@@ -119,30 +119,6 @@ def ingest(settings: Settings, source: Path, held_out: float, dry_run: bool) -> 
 
 
 @click.command()
-@json_option
-@click.pass_obj
-def records(settings: Settings) -> None:
-    """List the records that the vault holds: pseudonyms, parts, dates; no contents.
-
-    \b
-    Examples:
-      cloche records
-      cloche records --json | jq length
-    """
-    with open_vault(settings, "steward") as (vault, _):
-        rows = [
-            {"id": r.id, "patient": r.patient, "split": r.split, "created": r.created}
-            for r in vault.catalogue.records()
-        ]
-    emit(
-        settings,
-        rows,
-        "\n".join(f"{r['id']}  {r['patient']}  {r['split']:8}  {r['created']}" for r in rows)
-        or "no records; next: cloche ingest SOURCE",
-    )
-
-
-@click.command()
 @click.option(
     "--synthesizer",
     type=click.Path(path_type=Path),
@@ -251,7 +227,8 @@ def train(settings: Settings, model_dir: Path, epochs: int, rank: int, learning_
     emit(
         settings,
         {"run": run.id, **run.result},
-        f"{run.id}: {run.result['steps']} steps, loss {run.result['last'].get('loss', 0):.3f}, model {run.result['model']}\nnext: cloche align, or cloche export",
+        f"{run.id}: {run.result['steps']} steps, loss {run.result['last'].get('loss', 0):.3f}, "
+        f"model {run.result['model']}\nnext: cloche align, or cloche export",
     )
 
 
@@ -283,7 +260,8 @@ def align(settings: Settings, model_dir: Path, steps: int, group: int, mirror: b
     emit(
         settings,
         {"run": run.id, **run.result},
-        f"{run.id}: {run.result['steps']} steps, reward {run.result['last'].get('reward', 0):.2f}, model {run.result['model']}\nnext: cloche export",
+        f"{run.id}: {run.result['steps']} steps, reward {run.result['last'].get('reward', 0):.2f}, "
+        f"model {run.result['model']}\nnext: cloche export",
     )
 
 
@@ -347,9 +325,8 @@ def evaluate(settings: Settings, model_dir: Path, questions: Path | None, drawn:
     """
     if questions is None:
         raise click.UsageError("name the questions to measure by: --questions FILE")
-    from appliance.demo.flow import general, opener
     from appliance.jobs.measure import Gates, latest, measure, sign_candidate
-    from appliance.jobs.questions import read_questions
+    from appliance.jobs.questions import general, opener, read_questions
     from train.models.loading import family_of
 
     with open_vault(settings, "steward") as opened, _desk(opened, "evaluating") as desk:
@@ -358,77 +335,12 @@ def evaluate(settings: Settings, model_dir: Path, questions: Path | None, drawn:
         run = measure(desk, exported, suites, family_of(model_dir).fitted, Gates(), opener)
         signed = sign_candidate(desk, exported, run, model_dir)
     rows = [
-        f"  {name:10} {f['base']['strict']['mean']:6.1%} -> {f['candidate']['strict']['mean']:6.1%}  (n = {f['n']}, p = {f['mcnemar']:.1e})"
+        f"  {name:10} {f['base']['strict']['mean']:6.1%} -> {f['candidate']['strict']['mean']:6.1%}"
+        f"  (n = {f['n']}, p = {f['mcnemar']:.1e})"
         for name, f in run.result["figures"].items()
     ]
     emit(
         settings,
         {"run": run.id, **run.result, "signed": signed.result},
         "\n".join((f"{run.id}: signed {signed.result['model']}", *rows)) + '\nnext: cloche ask IMAGE "question"',
-    )
-
-
-@click.command()
-@json_option
-@click.pass_obj
-def models(settings: Settings) -> None:
-    """List the models, with what each was made from.
-
-    \b
-    Examples:
-      cloche models
-      cloche models --json
-    """
-    with open_vault(settings, "steward") as (vault, _):
-        rows = [
-            {
-                "id": m.id,
-                "kind": m.kind,
-                "state": m.note.get("state", ""),
-                "parent": m.parent_model,
-                "manifest": m.manifest_root,
-                "created": m.created,
-            }
-            for m in vault.catalogue.models()
-        ]
-    emit(
-        settings,
-        rows,
-        "\n".join(
-            f"{r['id']}  {r['kind']:8} {r['state']:10} from {r['parent'] or 'the base':20}  data {r['manifest'][:12]}  {r['created']}"
-            for r in rows
-        )
-        or "no models; next: cloche train",
-    )
-
-
-@click.command()
-@json_option
-@click.pass_obj
-def runs(settings: Settings) -> None:
-    """List the runs, finished and interrupted; an interrupted one goes on with the same command.
-
-    \b
-    Examples:
-      cloche runs
-      cloche runs --json
-    """
-    with open_vault(settings, "steward") as (vault, _):
-        rows: list[dict[str, Any]] = [
-            {
-                "id": r.id,
-                "kind": r.kind,
-                "state": r.state,
-                "seed": r.seed,
-                "manifest": r.manifest_root,
-                "created": r.created,
-                "finished": r.finished,
-            }
-            for r in vault.catalogue.runs()
-        ]
-    emit(
-        settings,
-        rows,
-        "\n".join(f"{r['id']}  {r['kind']:9} {r['state']:8} {r['created']}  data {r['manifest'][:12]}" for r in rows)
-        or "no runs; next: cloche synth",
     )

@@ -14,7 +14,7 @@ from appliance.starter.where import STARTER
     "--dir",
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
-    default=Path("demo"),
+    default=Path("demo-output"),
     show_default=True,
     help="Where everything goes: hospital, home, keys, page.",
 )
@@ -61,7 +61,8 @@ def demo(
         }
         emit(settings, plan, "\n".join(f"{k:12} {v}" for k, v in plan.items()))
         return
-    from appliance.demo.flow import DemoConfig, run_demo
+    from appliance.demo.config import DemoConfig
+    from appliance.demo.flow import run_demo
     from appliance.progress import progress
 
     results = run_demo(
@@ -70,10 +71,14 @@ def demo(
         lambda line: click.echo(line, err=True),
     )
     held, general = results["figures"]["held-out"], results["figures"]["general"]
+    strict = {m: held[m]["strict"]["mean"] for m in ("base", "candidate", "blank")}
+    drawn = {m: general[m]["strict"]["mean"] for m in ("base", "candidate")}
+    synthesis = results["synthesis"]
     said = (
-        f"held-out patients  {held['base']['strict']['mean']:6.1%} -> {held['candidate']['strict']['mean']:6.1%}   (blank images {held['blank']['strict']['mean']:.1%}, majority {held['majority']:.1%})\n"
-        f"general suite      {general['base']['strict']['mean']:6.1%} -> {general['candidate']['strict']['mean']:6.1%}\n"
-        f"triplets right     {results['synthesis']['right_all']:6.1%} of all, {results['synthesis']['right_kept']:.1%} of kept\n"
+        f"held-out patients  {strict['base']:6.1%} -> {strict['candidate']:6.1%}"
+        f"   (blank images {strict['blank']:.1%}, majority {held['majority']:.1%})\n"
+        f"general suite      {drawn['base']:6.1%} -> {drawn['candidate']:6.1%}\n"
+        f"triplets right     {synthesis['right_all']:6.1%} of all, {synthesis['right_kept']:.1%} of kept\n"
         f"audit verify       {results['audit']}\n"
         f"page               {folder.absolute() / 'page.html'}"
     )

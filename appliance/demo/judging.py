@@ -39,7 +39,10 @@ def judged_by_atlas(
     low, high = np.percentile(gains, [2.5, 97.5])
     judged = [t for t in triplets if t.verdict]
     return {
-        "right_all": float(right.mean()), "n_all": len(rows), "right_kept": float(right[passed].mean()), "n_kept": int(passed.sum()),
+        "right_all": float(right.mean()),
+        "n_all": len(rows),
+        "right_kept": float(right[passed].mean()),
+        "n_kept": int(passed.sum()),
         "keep_rate": sum(t.kept or t.reason == "balance" for t in judged) / max(1, len(judged)),
         "gain": {"mean": float(right[passed].mean() - right.mean()), "low": float(low), "high": float(high)},
-    }  # fmt: skip
+    }

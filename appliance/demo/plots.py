@@ -32,14 +32,17 @@ def curve(title: str, values: Sequence[float], unit: str, smooth: int = 1) -> st
     foot = f'<text x="{WIDTH - 8}" y="{HEIGHT - 8}" class="tick" text-anchor="end">step {len(values)}</text>'
     name = f'<text x="{LEFT + 8}" y="{HEIGHT - 8}" class="tick">{escape(unit)}</text>'
     drawn = f"{frame}{marks}{foot}{name}{raw}{path(means, 'class=line')}"
-    return f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{drawn}</svg></figure>'
+    return _figure(title, HEIGHT, drawn)
 
 
 def bars(title: str, rows: Sequence[tuple[str, float, float, float, str]]) -> str:
     """Horizontal bars of shares with their intervals: (label, mean, low, high, class)."""
     height = 26 * len(rows) + 26
-    scale = lambda v: 150 + v * (WIDTH - 205)  # noqa: E731
     drawn = ""
+
+    def scale(share: float) -> float:
+        return 150 + share * (WIDTH - 205)
+
     for k, (label, mean, low, high, style) in enumerate(rows):
         y = 8 + 26 * k
         whisker = f'<path d="M{scale(low):.1f} {y + 9}H{scale(high):.1f}" class="whisker"/>' if high > low else ""
@@ -48,4 +51,11 @@ def bars(title: str, rows: Sequence[tuple[str, float, float, float, str]]) -> st
             f'<rect x="150" y="{y}" width="{scale(mean) - 150:.1f}" height="18" class="bar {style}"/>{whisker}'
             f'<text x="{WIDTH - 4}" y="{y + 13}" class="tick" text-anchor="end">{mean:.1%}</text>'
         )
-    return f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">{drawn}</svg></figure>'
+    return _figure(title, height, drawn)
+
+
+def _figure(title: str, height: int, drawn: str) -> str:
+    return (
+        f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {WIDTH} {height}" role="img" '
+        f'aria-label="{escape(title)}">{drawn}</svg></figure>'
+    )

@@ -116,6 +116,9 @@ def read_pairs(source: Path, columns: Columns | None = None) -> list[Pair]:
     """
     file = find(source)
     names = columns or Columns()
+    rows = {".jsonl": _jsonl, ".json": _json_list, ".csv": _csv, ".tsv": _tsv}.get(file.suffix.lower())
+    if rows is None:
+        raise BadInput("Pairs are read from JSONL, JSON, CSV or TSV", where=str(file), hint="name such a file")
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as failure:
@@ -123,9 +126,6 @@ def read_pairs(source: Path, columns: Columns | None = None) -> list[Pair]:
         raise BadInput(
             "The file is not UTF-8 text", where=f"{file}:{line}", hint=f"iconv -t UTF-8 '{file}'"
         ) from failure
-    rows = {".jsonl": _jsonl, ".json": _json_list, ".csv": _csv, ".tsv": _tsv}.get(file.suffix.lower())
-    if rows is None:
-        raise BadInput("Pairs are read from JSONL, JSON, CSV or TSV", where=str(file), hint="name such a file")
     pairs = [_pair(row, file, names) for row in rows(text, file, names)]
     if not pairs:
         raise BadInput("The file holds no pairs", where=str(file), hint="write one pair a line")

@@ -124,13 +124,15 @@ def check(parity: dict[str, Parity]) -> None:
     for kind, found in parity.items():
         if found.cosine_mean < LOGIT_COSINE[kind]:
             raise GateFailed(
-                f"the {kind} GGUF differs from the merged model: mean logit cosine {found.cosine_mean:.5f}, bound {LOGIT_COSINE[kind]}",
+                f"the {kind} GGUF differs from the merged model: mean logit cosine {found.cosine_mean:.5f}, "
+                f"bound {LOGIT_COSINE[kind]}",
                 where="export",
                 hint="export with a finer --quantisation",
             )
         if found.same_answers < SAME_ANSWERS[kind] * found.n:
             raise GateFailed(
-                f"the {kind} GGUF answers otherwise: {found.same_answers} of {found.n} answers equal, bound {SAME_ANSWERS[kind]:.0%}",
+                f"the {kind} GGUF answers otherwise: {found.same_answers} of {found.n} answers equal, "
+                f"bound {SAME_ANSWERS[kind]:.0%}",
                 where="export",
                 hint="export with a finer --quantisation",
             )

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from appliance.jobs.common import RESEARCH, Desk, VaultStore, as_config, begin, finish, images_in
@@ -77,13 +76,21 @@ def align(desk: Desk, model_dir: Path, config: GrpoConfig, mirror: bool = True) 
         if t.kept
     ]
     loaded = load(model_dir, "nf4")
-    store, kept = VaultStore(desk, run), Completions(desk, run)
+    store, kept = VaultStore(desk, run), Completions()
     images = sorted({p.image for p in prompts})
     with desk.vault.use([adapter_id, *images], RESEARCH, desk.actor, "align", {"run": run.id}) as opened:
         aligned = run_grpo(
-            loaded, opened.read(adapter_id), prompts, Features(loaded, images_in(opened)), config, exact, store,
-            Mirror.of(loaded.tokenizer) if mirror else None, desk.progress, kept.add,
-        )  # fmt: skip
+            loaded,
+            opened.read(adapter_id),
+            prompts,
+            Features(loaded, images_in(opened)),
+            config,
+            exact,
+            store,
+            Mirror.of(loaded.tokenizer) if mirror else None,
+            desk.progress,
+            kept.add,
+        )
     return _keep(
         desk,
         run,
@@ -123,7 +130,7 @@ class StepEvents:
 class Completions:
     """Every completion with its reward, for the encrypted log of a run."""
 
-    def __init__(self, desk: Desk, run: Run) -> None:
+    def __init__(self) -> None:
         self.lines: list[str] = []
 
     def add(self, step: int, groups: Sequence[Group]) -> None:
@@ -158,9 +165,13 @@ def _keep(
         new.append(NewObject("completions", "\n".join(completions).encode(), None, parents, {"run": run.id}))
     ids = desk.vault.put_many(new, actor=desk.actor, activity=run.kind)
     model = desk.vault.catalogue.add_model(
-        "adapter", ids[:1], parent_model=note["parent"], manifest_root=run.manifest_root, run=run.id,
+        "adapter",
+        ids[:1],
+        parent_model=note["parent"],
+        manifest_root=run.manifest_root,
+        run=run.id,
         note={"base": note["base"], "sha256": hashlib.sha256(adapter).hexdigest()},
-    )  # fmt: skip
+    )
     done = finish(
         desk,
         run,
@@ -174,8 +185,3 @@ def _keep(
     )
     store.clear()
     return done
-
-
-def fast(config: SftConfig) -> SftConfig:
-    """One pass: for tests of the whole way."""
-    return replace(config, epochs=1)

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from PIL import Image
 
 from appliance.jobs.common import RESEARCH, Desk, as_config, begin, finish
+from appliance.jobs.workdir import PREFIX, SHM
 from audit.errors import BadInput, GateFailed
 from audit.events import Event
 from audit.rows import Run
@@ -143,8 +144,9 @@ def sign_candidate(desk: Desk, exported: Run, measured: Run, model_dir: Path) ->
     """Sign the candidate's manifest with the gates' figures inside. Raises GateFailed where a gate was not passed."""
     failed = [n for n, g in measured.result["gates"].items() if not g["passed"]]
     if failed:
+        found = measured.result["gates"][failed[0]]
         raise GateFailed(
-            f"the candidate is not signed: gate {failed[0]} measured {measured.result['gates'][failed[0]]['measured']:.1f}, bound {measured.result['gates'][failed[0]]['bound']}",
+            f"the candidate is not signed: gate {failed[0]} measured {found['measured']:.1f}, bound {found['bound']}",
             where=exported.result["model"],
             hint="train with more data or fewer epochs, then export again",
         )
@@ -157,16 +159,25 @@ def sign_candidate(desk: Desk, exported: Run, measured: Run, model_dir: Path) ->
     adapter = desk.vault.catalogue.model(model.parent_model)
     with (
         desk.vault.use(ids, RESEARCH, desk.actor, "sign", {"run": run.id}) as opened,
-        tempfile.TemporaryDirectory(dir="/dev/shm", prefix="cloche-work-") as name,
-    ):  # noqa: S108
+        tempfile.TemporaryDirectory(dir=SHM, prefix=PREFIX) as name,
+    ):
         work = Path(name)
         for file, object_id in zip(("model.gguf", "mmproj.gguf"), ids, strict=True):
             (work / file).write_bytes(opened.read(object_id))
         manifest = Manifest(
-            "cloche-model", entries([work / "model.gguf", work / "mmproj.gguf"]), digest_of(model_dir), adapter.note["sha256"],
-            exported.manifest_root, str(exported.config["quantisation"]), exported.result["parity"], measured.result["gates"],
-            desk.vault.checkpoint().decode(), licence_of(model_dir), made_by(), datetime.now(UTC).isoformat(timespec="seconds"),
-        )  # fmt: skip
+            "cloche-model",
+            entries([work / "model.gguf", work / "mmproj.gguf"]),
+            digest_of(model_dir),
+            adapter.note["sha256"],
+            exported.manifest_root,
+            str(exported.config["quantisation"]),
+            exported.result["parity"],
+            measured.result["gates"],
+            desk.vault.checkpoint().decode(),
+            licence_of(model_dir),
+            made_by(),
+            datetime.now(UTC).isoformat(timespec="seconds"),
+        )
         sign(manifest, work / "model.json", key)
         account, signature = (next(work.glob(p)).read_bytes() for p in ("model.json", "model.json.*"))
     kept = [

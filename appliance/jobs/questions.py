@@ -1,4 +1,4 @@
-"""Questions to measure by: read from a file that the steward brings, or taken from the kept triplets."""
+"""Questions to measure by: read from a file that the steward brings, drawn, or taken from the kept triplets."""
 
 import json
 from collections.abc import Callable
@@ -10,8 +10,10 @@ from appliance.jobs.common import RESEARCH, Desk, images_in
 from appliance.jobs.learn import latest_synth
 from appliance.jobs.measure import Suite
 from appliance.jobs.synthesise import triplets_of
+from appliance.starter.exams import general_suite
 from audit.conversation import Turn
 from audit.errors import BadInput
+from audit.vault import Opened
 from synth.triplet import PRECISE
 from train.evaluation.run import Item
 from train.gguf.verify import Prompt
@@ -75,6 +77,22 @@ def read_questions(desk: Desk, path: Path, sources: dict[str, str] | None = None
     return Suite(
         "held-out", tuple(items), lambda name: Image.new("RGB", (1, 1)), tuple(dict.fromkeys(i.image for i in items))
     )
+
+
+def general(count: int) -> Suite:
+    """Held-out questions about drawn pictures: what the starter could do before."""
+    drawn = general_suite(count)
+    images = {d.id: d.image for d in drawn}
+    items = [
+        Item(f"general/{k}", d.id, f"{PRECISE}\n{d.fact.question}", (d.fact.precise,), d.fact.precise, "drawn", d.id)
+        for k, d in enumerate(drawn)
+    ]
+    return Suite("general", tuple(items), images.__getitem__)
+
+
+def opener(opened: Opened, suite: Suite) -> Callable[[str], Image.Image]:
+    """Images of a suite: the vault's by record, the drawn ones as they are."""
+    return images_in(opened) if suite.objects else suite.image
 
 
 def prompts_of(

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from appliance.starter.language import DESCRIBE, PRECISE, Fact, judged, name, picture, report
+from appliance.starter.descriptions import picture
+from appliance.starter.language import DESCRIBE, PRECISE, Fact, judged
 from appliance.starter.lessons import JUDGE
+from appliance.starter.names import name
 from appliance.starter.pictures import Scene, draw
+from appliance.starter.reports import report
 from audit.conversation import Turn
 from train.models.features import Features
 from train.models.generation import Sampling, generate, text_of
@@ -77,9 +80,12 @@ def exam_scores(loaded: Loaded, count: int = 600) -> dict[str, float]:
         judging.append(([Turn("user", JUDGE.format(question, informative, precise))], ()))
         labels.append(label)
     copied, verdicts = answers(copying, 32), answers(judging, 4)
-    share = lambda said, right: sum(a == b for a, b in zip(said, right, strict=True)) / len(right)  # noqa: E731
     return {
-        "drawn_vqa": share(drawn, [i.fact.precise for i in items]),
-        "names_copied": share(copied, wanted),
-        "judge": share(verdicts, labels),
+        "drawn_vqa": _share(drawn, [i.fact.precise for i in items]),
+        "names_copied": _share(copied, wanted),
+        "judge": _share(verdicts, labels),
     }
+
+
+def _share(said: Sequence[str], right: Sequence[str]) -> float:
+    return sum(a == b for a, b in zip(said, right, strict=True)) / len(right)

@@ -4,14 +4,19 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
-from appliance.starter.language import DESCRIBE, INFORMATIVE, PRECISE, Fact, Story, judged, name, picture, report
+from appliance.starter.descriptions import picture
+from appliance.starter.language import DESCRIBE, INFORMATIVE, PRECISE, Fact, Story, judged
+from appliance.starter.names import name
 from appliance.starter.pictures import Scene
+from appliance.starter.reports import report
 from audit.conversation import Conversation, Turn
-from train.data.encode import Encoder
+from train.data.encode import Encoded, Encoder
 from train.data.rows import Row, packed_row, shared_row
 
+MIXES = ((58, 6, 28, 8), (26, 6, 60, 8))
+"""Shares of the four kinds of rows: pictures, their dialogues, reports, judgements; before and from COPYING on."""
+COPYING = 1700
+"""Step from which reports, and so copying, come first."""
 GRID = [(8, 8)]
 """Visual tokens of one picture."""
 BLANK = "blank"
@@ -65,7 +70,7 @@ class Lessons:
             self.report_dialogue,
             self.judgements,
         ]
-        return [rng.choices(kinds, (58, 6, 28, 8))[0](rng) for _ in range(count)]
+        return [rng.choices(kinds, MIXES[step >= COPYING])[0](rng) for _ in range(count)]
 
     def about_picture(self, rng: random.Random) -> Row:
         """One picture, a caption and several questions, each a branch of its own."""
@@ -76,13 +81,12 @@ class Lessons:
         )
         for fact in rng.sample(story.facts, min(10, len(story.facts))):
             kind = rng.random()
-            talks.append(
-                precise_turns(fact)
-                if kind < 0.75
-                else informative_turns(fact)
-                if kind < 0.85
-                else rationale_turns(fact, rng)
-            )
+            if kind < 0.75:
+                talks.append(precise_turns(fact))
+            elif kind < 0.85:
+                talks.append(informative_turns(fact))
+            else:
+                talks.append(rationale_turns(fact, rng))
         return shared_row([self._encode(t, image) for t in talks])
 
     def picture_dialogue(self, rng: random.Random) -> Row:
@@ -116,7 +120,7 @@ class Lessons:
             talks.append(turns)
         return packed_row([self._encode(t, None) for t in talks])
 
-    def _dialogue(self, story: Story, image: str | None, rng: random.Random):  # type: ignore[no-untyped-def]
+    def _dialogue(self, story: Story, image: str | None, rng: random.Random) -> Encoded:
         turns = [Turn("user", DESCRIBE[0]), Turn("assistant", story.caption)]
         borrowed = [f for f in story.facts if f.borrowed]
         own = [f for f in story.facts if not f.borrowed]
@@ -134,11 +138,6 @@ class Lessons:
             turns += [*pair[0], *pair[1]]
         return self._encode(turns, image, ends=not ask)
 
-    def _encode(self, turns: list[Turn], image: str | None, ends: bool = False):  # type: ignore[no-untyped-def]
+    def _encode(self, turns: list[Turn], image: str | None, ends: bool = False) -> Encoded:
         images = (image,) if image else ()
         return self.encoder.encode(Conversation("", images, tuple(turns), "", "lesson"), GRID if image else [], ends)
-
-
-def feature_rows(ids: tuple[str, ...], features: dict[str, np.ndarray]) -> np.ndarray:
-    """(M, D) float32: the visual tokens of the images, in order."""
-    return np.concatenate([features[i] for i in ids]).astype(np.float32) if ids else np.zeros((0, 0), np.float32)

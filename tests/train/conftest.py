@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +196,27 @@ def built(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
 def reference(tiny_model: Path) -> Iterator[Transformers]:
     """The tiny model in transformers, fp32."""
     yield Transformers(tiny_model)
+
+
+@pytest.fixture(scope="session")
+def loaded(tiny_model: Path) -> Any:
+    """The tiny model as training opens it, fp32 on the CPU; pictures from 16 x 16 to 128 x 128 keep their size."""
+    from train.data.encode import Encoder
+    from train.models.loading import load
+
+    opened = load(tiny_model, "fp32", "cpu")
+    family = replace(opened.family, min_pixels=256)
+    return replace(opened, family=family, encoder=Encoder(opened.tokenizer, family))
+
+
+@pytest.fixture
+def features(loaded: Any) -> Any:
+    """Features of pictures that their names describe: ``seed:width:height``, ``#mirrored`` behind it for the mirror."""
+    from train.models.features import Features
+    from train.rl.domain import MIRRORED, mirrored
+
+    def opened(name: str) -> Image.Image:
+        plain = picture(*map(int, name.removesuffix(MIRRORED).split(":")))
+        return mirrored(plain) if name.endswith(MIRRORED) else plain
+
+    return Features(loaded, opened)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from audit.conversation import Conversation, Turn
+from audit.errors import BadInput
 
 IMAGE_PART = {"type": "image"}
 
@@ -37,12 +38,27 @@ class Encoder:
 
     def __init__(self, tokenizer: Any, family: Any) -> None:
         self.tokenizer, self.family = tokenizer, family
+        self.control = tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+
+    def held(self, text: str) -> str:
+        """The first control token that stands in a text; empty where there is none."""
+        return next((token for token in self.control if token in text), "")
 
     def messages(self, turns: Sequence[Turn], images: int) -> list[dict[str, Any]]:
-        """The turns as chat-template messages, the images at the head of the first user turn."""
+        """The turns as chat-template messages, the images at the head of the first user turn.
+
+        Raises:
+            BadInput: a turn holds a control token: it could speak as the system, or stand for an image.
+        """
         found: list[dict[str, Any]] = []
         waiting = images
-        for turn in turns:
+        for number, turn in enumerate(turns, 1):
+            if held := self.held(turn.text):
+                raise BadInput(
+                    f"turn {number} holds the control token {held}",
+                    where="conversation",
+                    hint="remove it from the text",
+                )
             parts: list[dict[str, Any]] = []
             if turn.role == "user" and waiting:
                 parts, waiting = [dict(IMAGE_PART) for _ in range(waiting)], 0
@@ -63,7 +79,7 @@ class Encoder:
             marked = self.tokenizer.apply_chat_template(
                 [*messages, {"role": "user", "content": "\x00"}], tokenize=False
             )
-            text = marked[: marked.index("\x00")]
+            text = marked[: marked.rindex("\x00")]
         return text
 
     def encode(self, conversation: Conversation, grids: Sequence[tuple[int, int]], ends: bool = False) -> Encoded:
@@ -134,6 +150,9 @@ def continued(prompt: Encoded, answer: Sequence[int], learned: bool = True) -> E
     ids = np.asarray(answer, np.int64)
     after = np.broadcast_to(int(prompt.positions.max()) + 1 + np.arange(len(ids)), (3, len(ids)))
     return Encoded(
-        np.concatenate((prompt.ids, ids)), np.concatenate((prompt.positions, after), 1),
-        np.concatenate((np.zeros(len(prompt.ids), bool), np.full(len(ids), learned))), prompt.images, len(prompt.ids),
-    )  # fmt: skip
+        np.concatenate((prompt.ids, ids)),
+        np.concatenate((prompt.positions, after), 1),
+        np.concatenate((np.zeros(len(prompt.ids), bool), np.full(len(ids), learned))),
+        prompt.images,
+        len(prompt.ids),
+    )

@@ -5,7 +5,7 @@ positions go on where the prefix ended, so that every branch computes exactly wh
 without a prefix packs conversations that share nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,7 +69,14 @@ def _lay(branches: Sequence[Encoded], shared: int, images: tuple[tuple[str, int,
         learned.append(branch.learned[shared:])
         sources.append(before)
         at += length
-    return Row(np.concatenate(ids), np.concatenate(positions, 1), np.concatenate(segments), np.concatenate(sources), np.concatenate(learned), images)  # fmt: skip
+    return Row(
+        np.concatenate(ids),
+        np.concatenate(positions, 1),
+        np.concatenate(segments),
+        np.concatenate(sources),
+        np.concatenate(learned),
+        images,
+    )
 
 
 @dataclass(frozen=True)
@@ -115,8 +122,18 @@ def collate(rows: Sequence[Row], pad: int, device: torch.device | str = "cpu") -
     segment = torch.from_numpy(segments)
     same = (segment[:, :, None] == segment[:, None, :]) | (segment[:, None, :] == PREFIX)
     mask = torch.tril(same) | torch.eye(width, dtype=torch.bool)
-    cat: Callable[[list[np.ndarray]], torch.Tensor] = lambda parts: torch.from_numpy(np.concatenate(parts)).to(device) if parts else torch.zeros(0, dtype=torch.long, device=device)  # noqa: E731  # fmt: skip
+
+    def joined(parts: list[np.ndarray]) -> torch.Tensor:
+        whole = torch.from_numpy(np.concatenate(parts)) if parts else torch.zeros(0, dtype=torch.long)
+        return whole.to(device)
+
     return Batch(
-        torch.from_numpy(ids).to(device), torch.from_numpy(positions).to(device), mask[:, None].to(device),
-        cat(sources), cat(targets), cat(owners), cat(places), tuple(images),
-    )  # fmt: skip
+        torch.from_numpy(ids).to(device),
+        torch.from_numpy(positions).to(device),
+        mask[:, None].to(device),
+        joined(sources),
+        joined(targets),
+        joined(owners),
+        joined(places),
+        tuple(images),
+    )

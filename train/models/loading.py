@@ -122,20 +122,31 @@ def load(directory: Path, precision: Precision = "fp32", device: str = "auto", m
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    check_directory(directory)
+    kind = check_directory(directory)["model_type"]
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     compute = torch.float32 if place == "cpu" or precision == "fp32" else torch.bfloat16
-    family_class = FAMILIES[check_directory(directory)["model_type"]]
-    quantisation = transformers.BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute,
-        llm_int8_skip_modules=[family_class.vision, "lm_head"],
-    ) if precision == "nf4" else None  # fmt: skip
+    family_class = FAMILIES[kind]
+    quantisation = None
+    if precision == "nf4":
+        quantisation = transformers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute,
+            llm_int8_skip_modules=[family_class.vision, "lm_head"],
+        )
     try:
         config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
         model = transformers.AutoModelForImageTextToText.from_pretrained(
-            directory, config=config, local_files_only=True, dtype=compute, quantization_config=quantisation,
-            device_map={"": place}, attn_implementation="sdpa", use_safetensors=True,
-        )  # fmt: skip
+            directory,
+            config=config,
+            local_files_only=True,
+            dtype=compute,
+            quantization_config=quantisation,
+            device_map={"": place},
+            attn_implementation="sdpa",
+            use_safetensors=True,
+        )
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True, use_fast=True)
         processor = json.loads((directory / "preprocessor_config.json").read_text())
     except (SafetensorError, OSError, ValueError, KeyError) as error:
@@ -147,8 +158,20 @@ def load(directory: Path, precision: Precision = "fp32", device: str = "auto", m
     model.eval().requires_grad_(False)
     if precision == "nf4":
         check_four_bits(model, family_class.vision)
+        _keep_differentiable(model)
     family = family_class.of(config, processor, max_visual_tokens)
     return Loaded(model, tokenizer, family, Encoder(tokenizer, family), directory, digest_of(directory), precision)
+
+
+def _keep_differentiable(model: Any) -> None:
+    """Switch off bitsandbytes' CPU inference kernel.
+
+    On CPUs with AVX512-BF16 a Linear4bit that runs once in eval mode repacks its weights for a kernel without a
+    backward (bitsandbytes 0.50, ``Linear4bit.forward``): after a rollout, gradients would be lost without a word.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def family_of(directory: Path, max_visual_tokens: int = 512) -> Family:

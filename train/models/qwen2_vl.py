@@ -56,10 +56,15 @@ class Qwen2VL:
         largest = processor.get("max_pixels") or size.get("longest_edge") or 16384 * cell * cell
         budget = min(largest, max_visual_tokens * cell * cell)
         return cls(
-            config.image_token_id, vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size,
-            tuple(processor.get("image_mean", (0.5,) * 3)), tuple(processor.get("image_std", (0.5,) * 3)),
-            min(smallest, budget), budget,
-        )  # fmt: skip
+            config.image_token_id,
+            vision.patch_size,
+            vision.spatial_merge_size,
+            vision.temporal_patch_size,
+            tuple(processor.get("image_mean", (0.5,) * 3)),
+            tuple(processor.get("image_std", (0.5,) * 3)),
+            min(smallest, budget),
+            budget,
+        )
 
     def fitted(self, image: Image.Image) -> Image.Image:
         """The image as RGB at the size that the model sees: Qwen2-VL's smart resize within the visual-token budget."""

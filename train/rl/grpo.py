@@ -255,7 +255,10 @@ def _summary(groups: Sequence[Group], starved: int) -> dict[str, float]:
     rewards = [r for g in groups for r in g.rewards]
     completions = [c for g in groups for c in g.completions]
     return {
-        "reward": float(np.mean(rewards)), "reward_std": float(np.mean([np.std(g.rewards) for g in groups])),
-        "zero_std": float(starved), "length": float(np.mean([len(c.ids) for c in completions])),
-        "clipped": float(np.mean([not c.ended for c in completions])), "groups": float(len(groups)),
-    }  # fmt: skip
+        "reward": float(np.mean(rewards)),
+        "reward_std": float(np.mean([np.std(g.rewards) for g in groups])),
+        "zero_std": float(starved),
+        "length": float(np.mean([len(c.ids) for c in completions])),
+        "clipped": float(np.mean([not c.ended for c in completions])),
+        "groups": float(len(groups)),
+    }

@@ -16,6 +16,7 @@ Coordinates are RAS millimetres: +x is the patient's right, +y anterior, +z supe
 """
 
 import gzip
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -259,20 +260,27 @@ def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
 def _grow(
     anatomy: Anatomy, patient: Patient, side: Side, structure: str, tone: Tone, rng: np.random.Generator
 ) -> Lesion:
-    """Place a lesion in one structure of one side, where the patient's slabs pass through it on the most axes."""
+    """Place a lesion in one structure of one side, where the patient's own slabs pass through it most."""
     labels = [label.number for label in anatomy.table if label.name == structure and label.side == side]
     voxels = np.argwhere(np.isin(anatomy.labels, labels)) + np.array(anatomy.origin)  # (N, 3) template millimetres
     voxels = voxels[np.abs(voxels[:, 0]) >= MIDLINE_MM]
-    spots = [_to_patient(patient, voxels[row]) for row in rng.integers(len(voxels), size=40)]
-    centre = max(spots, key=lambda spot: sum(slab_split(round(axis)) == patient.split for axis in spot))
+    radius_mm = float(rng.uniform(5.0, 9.0))
+    spots = [_to_patient(patient, voxels[row]) for row in rng.integers(len(voxels), size=80)]
+
+    def passes(spot: tuple[float, float, float]) -> int:
+        """How many of the patient's own positions pass well through a lesion here, at most 5 an axis."""
+        near = [range(math.ceil(axis - 0.6 * radius_mm), math.floor(axis + 0.6 * radius_mm) + 1) for axis in spot]
+        return sum(min(5, sum(slab_split(at) == patient.split for at in axis)) for axis in near)
+
+    centre = max(spots, key=passes)
     waves = np.concatenate([rng.normal(0.0, 1.6, (4, 3)), rng.uniform(0.0, 2 * np.pi, (4, 1))], axis=1)
-    return Lesion(centre, float(rng.uniform(5.0, 9.0)), side, structure, tone, waves.astype(np.float32))
+    return Lesion(centre, radius_mm, side, structure, tone, waves.astype(np.float32))
 
 
 def _to_patient(patient: Patient, target_mm: Sequence[float]) -> tuple[float, float, float]:
-    """Invert the warp at one point by fixed-point iteration; the warp is smooth and small, so ten steps are plenty."""
+    """Invert the warp at one point by fixed-point iteration; the warp is smooth and small, so six steps are plenty."""
     target = np.asarray(target_mm, dtype=np.float32)
     here = target.copy()
-    for _ in range(10):
+    for _ in range(6):
         here = here + target - patient.to_template(here[:1], here[1:2], here[2:3]).reshape(3)
     return float(here[0]), float(here[1]), float(here[2])

@@ -50,6 +50,8 @@ PER_TEMPLATE: Final[dict[Kind, int]] = {
     "plane_which": 24, "plane_yesno": 24, "structure_yesno": 48, "lesion_yesno": 30, "side_which": 32,
 }  # fmt: skip
 """Questions aimed at for each template; fewer where the slices do not allow them, always balanced."""
+PER_SLICE: Final = 4
+"""With few slices, about this many questions a slice instead."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,13 @@ def questions(truths: Sequence[SliceTruth], seed: int) -> list[Question]:
     rng = random.Random(f"questions/{seed}")
     spread = _Spread(rng)
     asked: list[Question] = []
+    aimed = sum(PER_TEMPLATE[kind] * len(templates) for kind, templates in TEMPLATES.items())
+    share = min(1.0, PER_SLICE * len(truths) / aimed)
     for kind, templates in TEMPLATES.items():
+        count = max(6, round(PER_TEMPLATE[kind] * share))  # 6: one yes and one no for each plane
         choices = {"plane_which": PLANES, "side_which": SIDES}.get(kind, ("Yes", "No"))
         for number, template in enumerate(templates):
-            for draft in _drafts(kind, truths, PER_TEMPLATE[kind], spread, rng):
+            for draft in _drafts(kind, truths, count, spread, rng):
                 text = template.format(**draft.words)
                 identity = f"q{len(asked):04d}"
                 asked.append(Question(identity, draft.slice_id, text, choices, draft.answer, f"{kind}/{number}", kind))

@@ -33,6 +33,8 @@ ABSENT_MM2: Final = 8.0
 """Area below which a structure counts as absent."""
 VISIBLE_LESION_MM2: Final = 45.0
 """Area from which a lesion counts as visible: 20 pixels."""
+TRACE: Final = 0.1
+"""Cover below which there is no trace of a lesion in a pixel."""
 TISSUE: Final = 0.66
 """Grey value of white matter before bias and noise, as a share of full scale: a bright lesion needs room above it."""
 BIAS: Final = 0.2
@@ -105,9 +107,9 @@ def _positions(patient: Patient, plane: Plane, count: int, rng: random.Random) -
     allowed = [at for at in range(low, high + 1) if slab_split(at) == patient.split]
     if patient.lesion is None:
         return rng.sample(allowed, count)
-    areas = {at: _lesion_area(patient, plane, at) for at in allowed}
-    through = [at for at, area in areas.items() if area >= VISIBLE_LESION_MM2]
-    clear = [at for at, area in areas.items() if area == 0.0]
+    covers = {at: patient.lesion.cover(*_axes(plane, at)) for at in allowed}
+    through = [at for at, cover in covers.items() if _lesion_mm2(cover) >= VISIBLE_LESION_MM2]
+    clear = [at for at, cover in covers.items() if cover.max() < TRACE]
     ill = rng.sample(through, min(len(through), count // 2))
     return ill + rng.sample(clear, count - len(ill))
 
@@ -140,15 +142,9 @@ def _cut(anatomy: Anatomy, patient: Patient, plane: Plane, at: int) -> _Cut:
     return _Cut(_to_picture(grey), _to_picture(lesion), _to_picture(labels), _to_picture(bias))
 
 
-def _lesion_area(patient: Patient, plane: Plane, at: int) -> float:
-    """Area of the lesion in a plane before tissue is looked at, in mm2: a quick way to find where to cut."""
-    if patient.lesion is None:
-        return 0.0
-    return _area(patient.lesion.cover(*_axes(plane, at)))
-
-
-def _area(cover: np.ndarray) -> float:
-    return float((cover > 0.5).sum()) * PIXEL_MM**2
+def _lesion_mm2(cover: np.ndarray) -> float:
+    """Area that a lesion covers for the most part; its soft rim does not count."""
+    return float((cover > 0.7).sum()) * PIXEL_MM**2
 
 
 def _truth(anatomy: Anatomy, patient: Patient, plane: Plane, at: int, name: str, cut: _Cut) -> SliceTruth:
@@ -163,7 +159,7 @@ def _truth(anatomy: Anatomy, patient: Patient, plane: Plane, at: int, name: str,
     def on(side: Side) -> tuple[str, ...]:
         return tuple(structure for structure in visible if areas[structure][side] >= VISIBLE_MM2 / 2)
 
-    lesion_mm2 = _area(cut.lesion)
+    lesion_mm2 = _lesion_mm2(cut.lesion)
     shown = None
     if patient.lesion is not None and lesion_mm2 >= VISIBLE_LESION_MM2 and patient.lesion.structure in visible:
         ill = patient.lesion
@@ -180,5 +176,5 @@ def _truth(anatomy: Anatomy, patient: Patient, plane: Plane, at: int, name: str,
         left=on("left"),
         right=on("right"),
         lesion=shown,
-        lesion_faint=shown is None and bool((cut.lesion > 0.1).any()),
+        lesion_faint=shown is None and bool((cut.lesion >= TRACE).any()),
     )

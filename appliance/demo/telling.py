@@ -1,0 +1,149 @@
+"""The end of the demo: its figures, results.json and the page, as told from the finished runs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from appliance.demo.config import DemoConfig
+from appliance.demo.hospital.scoring import score
+from appliance.demo.hospital.truth import SliceTruth
+from appliance.demo.judging import judged_by_atlas
+from appliance.demo.page import Asked, Story, render
+from appliance.jobs.common import Desk, images_in
+from appliance.jobs.synthesise import triplets_of
+from audit.checkpoint import VerifierKey
+from audit.events import Event
+from audit.home import HIGH_WATER, LOG, PIN
+from audit.rows import Run
+from audit.vault import Vault
+from audit.verify import verify
+from synth.triplet import Triplet
+
+ACTIVITY = "demo page"
+"""What the log calls the work of this file."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The finished runs of the demo."""
+
+    synthesis: Run
+    """Of ``synth``."""
+    learned: Run
+    """Of ``train``."""
+    aligned: Run
+    """Of ``align``."""
+    exported: Run
+    """Of ``export``."""
+    measured: Run
+    """Of ``evaluate``."""
+
+
+def tell(
+    config: DemoConfig, desk: Desk, truths: Mapping[str, SliceTruth], runs: Runs, asked: list[Asked], seconds: float
+) -> dict[str, Any]:
+    """Score the triplets, verify the log, write results.json and the page: a deliberate disclosure, logged as one.
+
+    Args:
+        truths: ground truth by record.
+        seconds: what the runs took.
+    """
+    triplets = triplets_of(desk, runs.synthesis, ACTIVITY)
+    synthesis = judged_by_atlas(triplets, truths, score) | {"reasons": runs.synthesis.result["reasons"]}
+    figures, gates = runs.measured.result["figures"], runs.measured.result["gates"]
+    parity = runs.exported.result["parity"]
+    loss, steps = metrics_of(desk, runs.learned), metrics_of(desk, runs.aligned)
+    shown = list(dict.fromkeys(t.record for t in triplets if t.instruction))[:4]
+    samples = samples_of(desk, shown, triplets)
+    verdict = verdict_of(config.home)
+    results = {
+        "figures": figures,
+        "gates": gates,
+        "parity": parity,
+        "synthesis": synthesis,
+        "audit": verdict,
+        "seconds": round(seconds),
+        "fast": config.fast,
+        "base": runs.exported.config["base"],
+    }
+    (config.folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    held = figures["held-out"]
+    facts = {
+        "held-out accuracy before": f"{held['base']['strict']['mean']:.1%}",
+        "and after": f"{held['candidate']['strict']['mean']:.1%}",
+        "records used": str(runs.synthesis.result["pairs"]),
+        "audit log": verdict,
+    }
+    story = Story(
+        figures=figures,
+        gates=gates,
+        parity=parity,
+        loss=[m["loss"] for m in loss],
+        align=steps,
+        synthesis=synthesis,
+        samples=samples,
+        asked=asked,
+        trail=trail_of(desk.vault, shown[0]),
+        verdict=verdict,
+        facts=facts,
+        model="the starter" if config.model.name == "model" else config.model.name,
+    )
+    config.page.touch(mode=0o600)
+    config.page.write_text(render(story))
+    return results
+
+
+def samples_of(
+    desk: Desk, records: Sequence[str], triplets: Sequence[Triplet]
+) -> list[tuple[Image.Image, str, list[Triplet]]]:
+    """Image, caption and some triplets of each record; that they will be shown is logged first."""
+    vault = desk.vault
+    objects, detail = tuple(records), {"to": "page.html"}
+    vault.record(Event("disclosure.made", desk.actor, "HOPERAT", activity=ACTIVITY, objects=objects, detail=detail))
+    with vault.use([o for r in records for o in objects_of(vault, r)], "HOPERAT", desk.actor, ACTIVITY) as opened:
+        image = images_in(opened)
+        return [
+            (
+                image(vault.catalogue.record(r).image),
+                json.loads(opened.read(vault.catalogue.record(r).report))["caption"],
+                [t for t in triplets if t.record == r and t.instruction][:6],
+            )
+            for r in records
+        ]
+
+
+def objects_of(vault: Vault, record: str) -> tuple[str, str]:
+    """Image and report of a record."""
+    found = vault.catalogue.record(record)
+    return found.image, found.report
+
+
+def metrics_of(desk: Desk, run: Run) -> list[dict[str, float]]:
+    """The metrics of a run, a row a step."""
+    with desk.vault.use([run.result["metrics"]], "HRESCH", desk.actor, ACTIVITY) as opened:
+        return [json.loads(line) for line in opened.read(run.result["metrics"]).decode().splitlines()]
+
+
+def trail_of(vault: Vault, record: str) -> list[tuple[str, str, str]]:
+    """What was made of a record: (what, id, when), oldest first."""
+    image = vault.catalogue.record(record).image
+    found, waiting = [("record", record, vault.catalogue.record(record).created)], [image]
+    seen = set()
+    while waiting:
+        object_id = waiting.pop(0)
+        if object_id not in seen:
+            seen.add(object_id)
+            stored = vault.catalogue.object(object_id)
+            found.append((stored.kind, object_id, stored.created))
+            waiting += vault.catalogue.children(object_id)
+    return sorted(found, key=lambda row: row[2])
+
+
+def verdict_of(home: Path) -> str:
+    """What ``cloche audit verify`` says of the home's log."""
+    key = VerifierKey.from_text((home / PIN).read_text(), where=str(home / PIN))
+    return verify(home / LOG, key, home / HIGH_WATER).sentence

@@ -1,0 +1,130 @@
+"""The whole main job under --fast, as a new user runs it; and the same cut off by kill -9."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from appliance.demo.hospital.structures import NAMES
+from appliance.demo.hospital.wheels import cached
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not cached(), reason="the demo's brain template is not in the cache: run `make demo` once"),
+]
+COMMAND = [sys.executable, "-m", "appliance.cli.main"]
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, "demo", "--fast", "--json", "--dir", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def cloche(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "CLOCHE_PASSPHRASE_FILE": str(folder / "passphrase.demo")}
+    command = [*COMMAND, "--home", str(folder / "home"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    """A finished fast demo that was killed twice on its way."""
+    folder = tmp_path_factory.mktemp("demo") / "out"
+    for wanted in ("vault/catalogue.sqlite", "synth"):
+        process = start(folder)
+        deadline = time.monotonic() + 240
+        while process.poll() is None and time.monotonic() < deadline and not reached(folder, wanted):
+            time.sleep(0.2)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    process = start(folder)
+    stdout, stderr = process.communicate(timeout=900)
+    assert process.returncode == 0, stderr[-2000:]
+    return folder, json.loads(stdout)
+
+
+def reached(folder: Path, what: str) -> bool:
+    """Whether the killed demo has come far enough: the catalogue exists, or a synth run is under way."""
+    catalogue = folder / "home" / "vault" / "catalogue.sqlite"
+    if what != "synth" or not catalogue.exists():
+        return what != "synth" and catalogue.exists()
+    import sqlite3
+
+    with sqlite3.connect(f"file:{catalogue}?mode=ro", uri=True) as database:
+        return bool(database.execute("SELECT count(*) FROM runs WHERE kind = 'train'").fetchone()[0])
+
+
+def test_the_page_tells_all_and_asks_nobody(demo: tuple[Path, dict[str, object]]) -> None:
+    folder, results = demo
+    page = (folder / "page.html").read_text()
+    for word in ("Before and after", "Synthetic tasks", "trail of one record", "McNemar", "intact", "simulated"):
+        assert word in page
+    assert "http://" not in page and "https://" not in page and "<script" not in page
+    assert (folder / "page.html").stat().st_mode & 0o077 == 0
+    assert results["fast"] is True
+    assert {"figures", "gates", "parity", "synthesis", "audit"} <= set(results)
+
+
+def test_no_word_of_a_record_lies_in_the_home(demo: tuple[Path, dict[str, object]]) -> None:
+    folder, _ = demo
+    captions = [json.loads(line)["caption"] for line in (folder / "hospital" / "pairs.jsonl").read_text().splitlines()]
+    numbers = [json.loads(line)["patient"] for line in (folder / "hospital" / "pairs.jsonl").read_text().splitlines()]
+    secrets = {s.encode() for s in (*captions, *NAMES, *numbers, "Is the ", "lesion")}
+    files = [p for p in (folder / "home").rglob("*") if p.is_file()]
+    assert len(files) > 50
+    for path in files:
+        data = path.read_bytes()
+        assert not [s for s in secrets if len(s) > 5 and s in data], path
+
+
+def test_the_log_is_intact_and_a_changed_byte_is_named(demo: tuple[Path, dict[str, object]]) -> None:
+    folder, _ = demo
+    assert cloche(folder, "audit", "verify").returncode == 0
+    log = folder / "home" / "audit" / "log.sqlite"
+    before = log.read_bytes()
+    verdicts = set()
+    try:
+        for at in range(len(before) // 2, len(before), len(before) // 6):
+            log.write_bytes(before[:at] + bytes([before[at] ^ 0x40]) + before[at + 1 :])
+            done = cloche(folder, "audit", "verify", "--json")
+            found = json.loads(done.stdout)
+            assert (done.returncode == 0 and found["state"] == "intact") or (
+                done.returncode == 4 and found["failed_at"] is not None
+            )
+            verdicts.add(done.returncode)
+    finally:
+        log.write_bytes(before)
+    assert 4 in verdicts
+    assert cloche(folder, "audit", "verify").returncode == 0
+
+
+def test_the_model_answers_and_the_answer_is_logged(demo: tuple[Path, dict[str, object]]) -> None:
+    folder, _ = demo
+    image = next((folder / "hospital" / "images").iterdir())
+    entries = json.loads(cloche(folder, "audit", "verify", "--json").stdout)["size"]
+    done = cloche(folder, "ask", str(image), "Which plane is this?", "--choices", "axial,coronal,sagittal", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["text"] in ("axial", "coronal", "sagittal")
+    assert abs(sum(said["distribution"].values()) - 1) < 1e-6
+    assert "visual tokens" in done.stderr and "diagnosis" in done.stderr
+    assert json.loads(cloche(folder, "audit", "verify", "--json").stdout)["size"] > entries
+
+
+def test_nothing_of_a_killed_run_is_left(demo: tuple[Path, dict[str, object]]) -> None:
+    folder, _ = demo
+    runs = json.loads(cloche(folder, "runs", "--json").stdout)
+    assert {r["kind"] for r in runs} == {"synth", "train", "align", "export", "evaluate", "sign"}
+    assert {r["state"] for r in runs} == {"done"} and len(runs) == 6
+    assert not list((folder / "home").rglob("*.part"))
