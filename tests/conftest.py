@@ -1,9 +1,11 @@
 """What all tests share: no network manners, no appliance of the person who runs them, few threads."""
 
 import os
+from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("CLOCHE_CACHE", str(Path.home() / ".cache" / "cloche"))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "2")

@@ -1,7 +1,6 @@
 """Stages: base and candidate GGUF on held-out patients and on the general suite, the gates, and the signature."""
 
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from PIL import Image
 
 from appliance.jobs.common import RESEARCH, Desk, as_config, begin, finish
-from appliance.jobs.workdir import PREFIX, SHM
+from appliance.jobs.workdir import workdir
 from audit.errors import BadInput, GateFailed
 from audit.events import Event
 from audit.rows import Run
@@ -159,9 +158,8 @@ def sign_candidate(desk: Desk, exported: Run, measured: Run, model_dir: Path) ->
     adapter = desk.vault.catalogue.model(model.parent_model)
     with (
         desk.vault.use(ids, RESEARCH, desk.actor, "sign", {"run": run.id}) as opened,
-        tempfile.TemporaryDirectory(dir=SHM, prefix=PREFIX) as name,
+        workdir(desk.vault.home, 2 * sum(desk.vault.catalogue.object(i).size for i in ids)) as work,
     ):
-        work = Path(name)
         for file, object_id in zip(("model.gguf", "mmproj.gguf"), ids, strict=True):
             (work / file).write_bytes(opened.read(object_id))
         manifest = Manifest(

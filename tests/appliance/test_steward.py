@@ -51,7 +51,7 @@ def pairs(folder: Path, count: int = 3) -> Path:
 
 
 def objects(appliance: Appliance) -> int:
-    return sum(1 for p in (appliance.home / "vault").rglob("*") if p.is_file() and "catalogue" not in p.name)
+    return sum(1 for p in (appliance.home / "vault" / "objects").rglob("*") if p.is_file())
 
 
 def test_ingest_twice_adds_nothing(appliance: Appliance) -> None:
@@ -121,7 +121,7 @@ def test_a_directory_that_is_no_model(appliance: Appliance, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("command", "hint"),
-    [(("train",), "cloche synth"), (("align",), "cloche synth"), (("export",), "cloche train"), (("synth",), "cloche ingest")],
+    [(("train",), "cloche synth"), (("align",), "cloche synth"), (("export",), "cloche synth"), (("synth",), "cloche ingest")],
 )
 def test_a_stage_too_early_names_the_one_before(appliance: Appliance, command: tuple[str, ...], hint: str) -> None:
     done = appliance.run(*command)

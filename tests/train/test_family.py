@@ -65,7 +65,7 @@ def pixels_of(family: Qwen2VL, fitted: Image.Image) -> np.ndarray:
 
 def test_the_budget_of_visual_tokens_holds() -> None:
     limits = {"min_pixels": 256, "max_pixels": 10**7}
-    for budget in (16, 64, 300):
+    for budget in (32, 64, 300):
         family = Qwen2VL.of(Config(8), limits, budget)
         for size in SIZES:
             rows, columns = family.grid(family.fitted(Image.new("RGB", size)))

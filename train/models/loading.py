@@ -10,7 +10,7 @@ from torch import nn
 
 from audit.errors import BadInput, IntegrityFailure, Refused
 from train.data.encode import Encoder
-from train.gguf.files import digest_of
+from train.gguf.files import PICKLES, digest_of
 from train.models.qwen2_vl import Qwen2VL
 
 Precision = Literal["nf4", "bf16", "fp32"]
@@ -19,7 +19,6 @@ FAMILIES = {Qwen2VL.model_type: Qwen2VL}
 __all__ = ["Family", "Loaded", "check_directory", "digest_of", "family_of", "load"]
 Family = Qwen2VL
 """What is particular to a model; the only one so far."""
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,13 @@ def check_directory(directory: Path) -> dict[str, Any]:
             where=str(directory),
             hint="copy the model again from its medium",
         )
-    if kind not in FAMILIES:
+    if not (directory / "tokenizer.json").is_file():
+        raise BadInput(
+            "the directory has no tokenizer.json",
+            where=str(directory),
+            hint="bring the model with its fast tokenizer: without it transformers would make an empty one",
+        )
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise Refused(
             f"the model family {kind!r} is not supported; supported: {', '.join(sorted(FAMILIES))}",
             where=str(directory / "config.json"),
@@ -137,7 +142,7 @@ def load(directory: Path, precision: Precision = "fp32", device: str = "auto", m
         )
     try:
         config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
-        model = transformers.AutoModelForImageTextToText.from_pretrained(
+        model, found = transformers.AutoModelForImageTextToText.from_pretrained(
             directory,
             config=config,
             local_files_only=True,
@@ -146,6 +151,8 @@ def load(directory: Path, precision: Precision = "fp32", device: str = "auto", m
             device_map={"": place},
             attn_implementation="sdpa",
             use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True, use_fast=True)
         processor = json.loads((directory / "preprocessor_config.json").read_text())
@@ -155,6 +162,12 @@ def load(directory: Path, precision: Precision = "fp32", device: str = "auto", m
             where=str(directory),
             hint="copy the model again from its medium and compare its digests",
         ) from error
+    if unfit := sorted({str(k) for k in found["missing_keys"]} | {str(k[0]) for k in found["mismatched_keys"]}):
+        raise BadInput(
+            f"the weights do not fit config.json: {unfit[0]} is missing or of another shape",
+            where=str(directory),
+            hint="copy the model again from its medium and compare its digests",
+        )
     model.eval().requires_grad_(False)
     if precision == "nf4":
         check_four_bits(model, family_class.vision)
