@@ -27,13 +27,20 @@ def drop_repeats(triplets: Sequence[Triplet]) -> list[Triplet]:
 
 
 def balance(triplets: Sequence[Triplet], seed: int = 0) -> list[Triplet]:
-    """Drop kept yes/no triplets at random until neither answer is more frequent than the other (``balance``)."""
-    answers: dict[str, list[int]] = {"yes": [], "no": []}
+    """Drop kept yes/no triplets until each question has as many of one answer as of the other (``balance``).
+
+    A question is its wording: "Is there a lesion?" must be as often right to deny as to affirm, so that only the image
+    can tell. A wording with one answer only teaches to ignore the image, and goes whole.
+    """
+    asked: dict[str, dict[str, list[int]]] = {}
     for index, t in enumerate(triplets):
         said = t.precise.strip().rstrip(".").lower()
-        if t.kept and said in answers:
-            answers[said].append(index)
-    yes, no = answers["yes"], answers["no"]
-    more = yes if len(yes) > len(no) else no
-    surplus = set(Random(seed).sample(more, abs(len(yes) - len(no)))) if yes and no else set()
+        if t.kept and said in ("yes", "no"):
+            wording = " ".join(t.instruction.lower().split())
+            asked.setdefault(wording, {"yes": [], "no": []})[said].append(index)
+    surplus: set[int] = set()
+    rng = Random(seed)
+    for answers in asked.values():
+        more, fewer = sorted(answers.values(), key=len, reverse=True)
+        surplus.update(rng.sample(more, len(more) - len(fewer)))
     return [replace(t, reason="balance") if i in surplus else t for i, t in enumerate(triplets)]

@@ -29,7 +29,7 @@ def attach(loaded: Loaded, config: LoraConfig, adapter: bytes | None = None) -> 
     """Wrap the model with an adapter, fresh or given; only the adapter's weights learn, in fp32.
 
     Raises:
-        BadInput: the adapter's bytes are not an adapter.
+        BadInput: the adapter's bytes are not an adapter, or not one of this shape; nothing is left attached.
         Refused: the adapter belongs to another base model.
     """
     import peft
@@ -52,13 +52,19 @@ def attach(loaded: Loaded, config: LoraConfig, adapter: bytes | None = None) -> 
     )
     model = peft.get_peft_model(loaded.model, wanted, autocast_adapter_dtype=True)
     if adapter is not None:
-        result = peft.set_peft_model_state_dict(model, tensors)
-        if result.unexpected_keys:
+        places = peft.get_peft_model_state_dict(model)
+        unfit = [
+            name for name in sorted({*places, *tensors})
+            if name not in places or name not in tensors or places[name].shape != tensors[name].shape
+        ]  # fmt: skip
+        if unfit:
+            model.unload()
             raise BadInput(
-                f"the adapter has a part that the model lacks: {result.unexpected_keys[0]}",
+                f"the adapter does not fit the model: {unfit[0]} is missing, unknown or of another shape",
                 where="adapter",
                 hint="train it again on this model",
             )
+        peft.set_peft_model_state_dict(model, tensors)
     return model
 
 
@@ -91,7 +97,9 @@ def unpack(adapter: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     try:
         size = int.from_bytes(adapter[:8], "little")
         described = json.loads(json.loads(adapter[8 : 8 + size])["__metadata__"][METADATA])
-        return load(adapter), described
+        tensors = load(adapter)
+        _ = int(described["r"]), float(described["alpha"]), str(described["base_digest"])
+        return tensors, described
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise BadInput(
             "these bytes are not an adapter", where="adapter", hint="name an adapter listed by `cloche models`"

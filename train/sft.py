@@ -84,10 +84,11 @@ def run_sft(
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = _optimizer(weights, config, loaded.device)
     plan = list(_plan(len(rows), config))
-    first, metrics = restore(store, model, optimizer)
     try:
+        first, metrics = restore(store, model, optimizer)
         for step in range(first, len(plan)):
             started = time.perf_counter()
+            torch.manual_seed(config.seed + 1_000_003 * (step + 1))  # of dropout: a resumed step drops the same
             chosen = [rows[i] for i in plan[step]]
             on_step(step, sorted({r for row in chosen for r in row[1]}))
             rate = config.learning_rate * _schedule(step, len(plan), config.warmup)

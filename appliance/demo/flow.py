@@ -29,6 +29,7 @@ from appliance.jobs.questions import general, opener, prompts_of, read_questions
 from appliance.jobs.synthesise import Writers, synthesise
 from appliance.progress import Progress
 from audit.actor import Actor
+from audit.errors import GateFailed
 from audit.keys import Recipient, generate
 from audit.vault import Vault
 from synth.pipeline import SynthConfig
@@ -76,8 +77,12 @@ def run_demo(config: DemoConfig, stage: Stage, say: Callable[[str], None]) -> di
                 gates,
                 opener,
             )
+        refused: GateFailed | None = None
         with stage("signing"):
-            sign_candidate(desk, exported, measured, config.model)
+            try:
+                sign_candidate(desk, exported, measured, config.model)
+            except GateFailed as failure:
+                refused = failure  # the page must tell it before the command fails
         with stage("asking"):
             asked = ask_three(vault, hospital)
         with stage("writing the page"):
@@ -85,6 +90,8 @@ def run_demo(config: DemoConfig, stage: Stage, say: Callable[[str], None]) -> di
             runs = Runs(synthesis, learned, aligned, exported, measured)
             results = tell(config, desk, truths, runs, asked, time.time() - started)
     say(f"the page: {config.page}")
+    if refused is not None:
+        raise refused
     return results
 
 

@@ -44,7 +44,9 @@ def pairs(folder: Path, count: int = 3) -> Path:
     lines = []
     for k in range(count):
         Image.new("L", (40, 40), 40 * k).save(folder / f"picture{k}.png")
-        lines.append(json.dumps({"image": f"picture{k}.png", "caption": f"A caption, number {k}.", "patient": f"pat-{k:04}"}))
+        lines.append(
+            json.dumps({"image": f"picture{k}.png", "caption": f"A caption, number {k}.", "patient": f"pat-{k:04}"})
+        )
     path = folder / "pairs.jsonl"
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -104,7 +106,9 @@ def test_a_home_of_a_newer_version(appliance: Appliance) -> None:
 def test_a_directory_that_is_no_model(appliance: Appliance, kind: str) -> None:
     model = appliance.folder / "model"
     model.mkdir()
-    config = {"empty": None, "broken": "{", "unknown": '{"model_type": "abacus"}'}.get(kind, '{"model_type": "qwen2_vl"}')
+    config = {"empty": None, "broken": "{", "unknown": '{"model_type": "abacus"}'}.get(
+        kind, '{"model_type": "qwen2_vl"}'
+    )
     if config is not None:
         (model / "config.json").write_text(config)
     if kind in ("unknown", "truncated"):
@@ -121,7 +125,12 @@ def test_a_directory_that_is_no_model(appliance: Appliance, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("command", "hint"),
-    [(("train",), "cloche synth"), (("align",), "cloche synth"), (("export",), "cloche synth"), (("synth",), "cloche ingest")],
+    [
+        (("train",), "cloche synth"),
+        (("align",), "cloche synth"),
+        (("export",), "cloche synth"),
+        (("synth",), "cloche ingest"),
+    ],
 )
 def test_a_stage_too_early_names_the_one_before(appliance: Appliance, command: tuple[str, ...], hint: str) -> None:
     done = appliance.run(*command)

@@ -44,6 +44,12 @@ class Mirror:
         pattern = re.compile(rf"\b({'|'.join(sorted(set(stuck)))})\b") if stuck else None
         return cls(permutation, pattern)
 
+    def back(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits (N, V) with each token's place taken by its counterpart's; V may go past the tokenizer's last id."""
+        order = torch.arange(logits.shape[-1])
+        order[: len(self.permutation)] = torch.from_numpy(self.permutation)
+        return logits[:, order.to(logits.device)]
+
     def applies(self, text: str) -> bool:
         """Whether the constraint may be put on a conversation with these words."""
         return self.unswappable is None or not self.unswappable.search(text)

@@ -131,8 +131,8 @@ def run_grpo(
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], lr=config.learning_rate, weight_decay=0.0
     )
-    first, metrics = restore(store, model, optimizer)
     try:
+        first, metrics = restore(store, model, optimizer)
         for step in range(first, config.steps):
             started = time.perf_counter()
             groups, starved = _rollouts(loaded, model, prompts, features, config, reward, step)
@@ -222,8 +222,7 @@ def _update(
         swapped = [_mirrored_row(row, mirror) for row in rows]
         other = collate(swapped, loaded.tokenizer.pad_token_id, loaded.device)
         with torch.no_grad():
-            back = torch.from_numpy(mirror.permutation).to(loaded.device)
-            transformed = learned_logits(model, other, features.stack(other.images))[:, back] / config.temperature
+            transformed = mirror.back(learned_logits(model, other, features.stack(other.images))) / config.temperature
         kl, js = divergences(logits, transformed)
         kl, js = kl * applies, js * applies
         if config.shaping:
