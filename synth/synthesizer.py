@@ -46,21 +46,27 @@ def write(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Triplet]:
     """Let the synthesizer write; unparsable dialogues come back as triplets with a reason and no words."""
-    markup = markup_of(loaded)
     stops = frozenset({loaded.tokenizer.pad_token_id})
     how = dataclasses.replace(how, stops=stops)
     prompts = [loaded.encoder.prompt(p.turns, (p.image,), [features.grid(p.image)], "user") for p in pairs]
     found = []
     for pair, continuations in zip(pairs, generate(loaded, prompts, features, how, progress=progress), strict=True):
-        known: set[str] = set()
-        for continuation in continuations:
-            parsed = parse(loaded.tokenizer.decode(continuation.ids), markup)
-            if parsed.fault:
-                found.append(Triplet(pair.record, pair.image, "", "", "", reason=parsed.fault))
-            for instruction, precise, informative in parsed.triplets:
-                if instruction not in known:
-                    known.add(instruction)
-                    found.append(Triplet(pair.record, pair.image, instruction, precise, informative))
+        found += read(loaded, pair, [loaded.tokenizer.decode(c.ids) for c in continuations])
+    return found
+
+
+def read(loaded: Loaded, pair: Pair, dialogues: Sequence[str]) -> list[Triplet]:
+    """Triplets out of the dialogues about one pair; one that holds a control token says so (``control-token``)."""
+    markup, known, found = markup_of(loaded), set[str](), []
+    for dialogue in dialogues:
+        parsed = parse(dialogue, markup)
+        if parsed.fault:
+            found.append(Triplet(pair.record, pair.image, "", "", "", reason=parsed.fault))
+        for instruction, precise, informative in parsed.triplets:
+            if instruction not in known:
+                known.add(instruction)
+                reason = "control-token" if loaded.encoder.held(f"{instruction}\n{precise}\n{informative}") else ""
+                found.append(Triplet(pair.record, pair.image, instruction, precise, informative, reason=reason))
     return found
 
 

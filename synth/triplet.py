@@ -82,7 +82,7 @@ def parse(text: str, markup: Markup) -> Parsed:
     chunks = text.split(markup.user)
     for chunk in chunks:
         question, found, rest = chunk.partition(markup.end)
-        if not found or rest.count(markup.assistant) != 1:
+        if not found or chunk.count(markup.assistant) != 1 or markup.assistant not in rest:
             continue
         answer, ended, _ = rest.split(markup.assistant, 1)[1].partition(markup.end)
         for hint, answers in ((PRECISE, precise), (INFORMATIVE, informative)):

@@ -56,7 +56,12 @@ def test_a_learned_answer_counts_up_to_its_end_token(loaded: Any, said: list[Any
 def test_a_learned_question_counts_whole(
     loaded: Any, caption: str, asked: str, answer: str, grids: list[Any], ends: bool
 ) -> None:
-    turns = [Turn("user", "What?"), Turn("assistant", caption), Turn("user", asked, True), Turn("assistant", answer, True)]  # fmt: skip
+    turns = [
+        Turn("user", "What?"),
+        Turn("assistant", caption),
+        Turn("user", asked, True),
+        Turn("assistant", answer, True),
+    ]
     encoded = loaded.encoder.encode(talk(turns, len(grids)), grids, ends)
     whole = f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>"
     whole += "\n<|endoftext|>" if ends else ""
@@ -65,7 +70,12 @@ def test_a_learned_question_counts_whole(
 
 
 def test_a_question_that_is_not_learned_keeps_the_next_header_out(loaded: Any) -> None:
-    turns = [Turn("user", "Is it?", True), Turn("assistant", "No"), Turn("user", "Where?"), Turn("assistant", "Left", True)]  # fmt: skip
+    turns = [
+        Turn("user", "Is it?", True),
+        Turn("assistant", "No"),
+        Turn("user", "Where?"),
+        Turn("assistant", "Left", True),
+    ]
     texts = learned_texts(loaded, loaded.encoder.encode(talk(turns), []))
     assert texts == ["<|im_start|>user\nIs it?<|im_end|>\n", "Left<|im_end|>"]
 
@@ -102,7 +112,12 @@ def test_a_continued_prompt_goes_on_where_it_ended(
 
 
 def test_a_prompt_is_how_the_conversation_begins(loaded: Any) -> None:
-    turns = [Turn("user", "What?"), Turn("assistant", "A NUL \x00 in it"), Turn("user", "Where?"), Turn("assistant", "Left")]  # fmt: skip
+    turns = [
+        Turn("user", "What?"),
+        Turn("assistant", "A NUL \x00 in it"),
+        Turn("user", "Where?"),
+        Turn("assistant", "Left"),
+    ]
     whole = loaded.tokenizer.decode(loaded.encoder.encode(talk(turns), []).ids)
     for count, opened in ((1, "assistant"), (2, "user"), (3, "assistant")):
         prompt = loaded.tokenizer.decode(loaded.encoder.prompt(turns[:count], (), [], opened).ids)

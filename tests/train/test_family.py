@@ -37,8 +37,12 @@ def test_pixels_are_those_of_transformers(patch: int, colours: dict[str, Any], s
     low, high = 4 * cell * cell, 100 * cell * cell
     family = Qwen2VL.of(Config(patch), {"size": {"shortest_edge": low, "longest_edge": high}} | colours, 1000)
     theirs = Qwen2VLImageProcessorPil(
-        patch_size=patch, merge_size=2, temporal_patch_size=2, size={"shortest_edge": low, "longest_edge": high}, **colours
-    )  # fmt: skip
+        patch_size=patch,
+        merge_size=2,
+        temporal_patch_size=2,
+        size={"shortest_edge": low, "longest_edge": high},
+        **colours,
+    )
     for image in (picture(3, *size), picture(4, *size).convert("L")):
         wanted = theirs(image, return_tensors="np")
         fitted = family.fitted(image)
@@ -98,8 +102,12 @@ def test_features_are_those_of_the_model(loaded: Any, features: Any) -> None:
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     processor = Qwen2VLImageProcessorPil(
-        patch_size=8, merge_size=2, temporal_patch_size=2, size={"shortest_edge": 256, "longest_edge": 128 * 128}, **HALF
-    )  # fmt: skip
+        patch_size=8,
+        merge_size=2,
+        temporal_patch_size=2,
+        size={"shortest_edge": 256, "longest_edge": 128 * 128},
+        **HALF,
+    )
     for name in ("1:48:32", "2:128:128", "3:70:25"):
         given = processor(picture(*map(int, name.split(":"))), return_tensors="pt")
         wanted = loaded.model.model.get_image_features(given["pixel_values"], given["image_grid_thw"]).pooler_output

@@ -55,7 +55,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[ClocheError], str, str]] 
     "a list": (lambda m: (m / "config.json").write_text("[1]"), BadInput, "broken", "config.json"),
     "no family": (lambda m: (m / "config.json").write_text("{}"), BadInput, "names no model_type", "config.json"),
     "odd family": (
-        lambda m: (m / "config.json").write_text('{"model_type": ["qwen2_vl"]}'), Refused, "not supported", "config.json",
+        lambda m: (m / "config.json").write_text('{"model_type": [1]}'), Refused, "not supported", "config.json",
     ),
     "unknown family": (rename_family, Refused, "'bert' is not supported; supported: qwen2_vl", "config.json"),
     "pickle beside": (lambda m: (m / "pytorch_model.bin").write_bytes(b"x"), Refused, "pickle", "pytorch_model.bin"),
@@ -109,7 +109,15 @@ def test_nf4_holds_the_language_linears_and_nothing_else(tiny_model: Path) -> No
     model = load(tiny_model, "nf4", "cpu").model
     linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     four_bit = {n for n, m in linears.items() if isinstance(m, Linear4bit)}
-    parts = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")  # fmt: skip
+    parts = (
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.o_proj",
+        "mlp.gate_proj",
+        "mlp.up_proj",
+        "mlp.down_proj",
+    )
     assert four_bit == {f"model.language_model.layers.{k}.{part}" for k in range(2) for part in parts}
     for name in four_bit:
         module = linears[name]

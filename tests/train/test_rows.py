@@ -18,9 +18,14 @@ from train.models.forward import learned_logits
 PICTURE, OTHER = "1:48:32", "2:32:80"
 TALKS = (
     (Turn("user", "Is the lesion visible?"), Turn("assistant", "Yes", True)),
-    (Turn("user", "What plane?"), Turn("assistant", "It is the left slice.", True), Turn("user", "No?"), Turn("assistant", "No.", True)),
+    (
+        Turn("user", "What plane?"),
+        Turn("assistant", "It is the left slice.", True),
+        Turn("user", "No?"),
+        Turn("assistant", "No.", True),
+    ),
     (Turn("user", "?"), Turn("assistant", "Is it right and where in this red slice?", True)),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")

@@ -44,10 +44,14 @@ class Mirror:
         pattern = re.compile(rf"\b({'|'.join(sorted(set(stuck)))})\b") if stuck else None
         return cls(permutation, pattern)
 
+    def swap(self, ids: np.ndarray) -> np.ndarray:
+        """Each token's counterpart; ids past the tokenizer's last, which models pad their vocabulary with, stay."""
+        known = ids < len(self.permutation)
+        return np.where(known, self.permutation[np.where(known, ids, 0)], ids)
+
     def back(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits (N, V) with each token's place taken by its counterpart's; V may go past the tokenizer's last id."""
-        order = torch.arange(logits.shape[-1])
-        order[: len(self.permutation)] = torch.from_numpy(self.permutation)
+        """Logits (N, V) read at each token's counterpart; V may go past the tokenizer's last id."""
+        order = torch.from_numpy(self.swap(np.arange(logits.shape[-1])))
         return logits[:, order.to(logits.device)]
 
     def applies(self, text: str) -> bool:

@@ -247,7 +247,7 @@ def _update(
 
 
 def _mirrored_row(row: Row, mirror: Mirror) -> Row:
-    return replace(row, ids=mirror.permutation[row.ids], images=tuple((i + MIRRORED, at, n) for i, at, n in row.images))
+    return replace(row, ids=mirror.swap(row.ids), images=tuple((i + MIRRORED, at, n) for i, at, n in row.images))
 
 
 def _summary(groups: Sequence[Group], starved: int) -> dict[str, float]:
