@@ -14,6 +14,7 @@ from appliance.demo.hospital.truth import SliceTruth
 from appliance.demo.judging import judged_by_atlas
 from appliance.demo.page import Asked, Story, render
 from appliance.jobs.common import Desk, images_in
+from appliance.jobs.measure import figures_of
 from appliance.jobs.synthesise import triplets_of
 from audit.checkpoint import VerifierKey
 from audit.events import Event
@@ -54,7 +55,7 @@ def tell(
     """
     triplets = triplets_of(desk, runs.synthesis, ACTIVITY)
     synthesis = judged_by_atlas(triplets, truths, score) | {"reasons": runs.synthesis.result["reasons"]}
-    figures, gates = runs.measured.result["figures"], runs.measured.result["gates"]
+    figures, gates = figures_of(desk, runs.measured, ACTIVITY), runs.measured.result["gates"]
     parity = runs.exported.result["parity"]
     loss, steps = metrics_of(desk, runs.learned), metrics_of(desk, runs.aligned)
     shown = list(dict.fromkeys(t.record for t in triplets if t.instruction))[:4]

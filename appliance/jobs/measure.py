@@ -91,10 +91,15 @@ def measure(
         for name, found in results.items()
     }
     answers = desk.vault.put(
-        "answers", json.dumps(log).encode(), actor=desk.actor, parents=ids, note={"run": run.id}, activity="evaluate"
+        "answers",
+        json.dumps({"answers": log, "figures": figures}).encode(),
+        actor=desk.actor,
+        parents=ids,
+        note={"run": run.id},
+        activity="evaluate",
     )
     passed = gate(figures, gates)
-    done = finish(desk, run, {"figures": figures, "gates": passed, "answers": answers})
+    done = finish(desk, run, {"figures": overall(figures), "gates": passed, "answers": answers})
     desk.vault.record(
         Event(
             "model.evaluated",
@@ -118,6 +123,21 @@ def summary(items: Sequence[Item], found: dict[str, Result]) -> dict[str, Any]:
         "majority": majority(items),
         "n": len(items),
     }
+
+
+def overall(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures without their breakdown: the catalogue is plain, and the kinds of questions speak of findings."""
+    return {
+        suite: {k: {r: i for r, i in v.items() if r != "kinds"} if isinstance(v, dict) else v for k, v in found.items()}
+        for suite, found in figures.items()
+    }
+
+
+def figures_of(desk: Desk, run: Run, activity: str) -> dict[str, Any]:
+    """All figures of an evaluation, the breakdown by kind included, out of the vault."""
+    with desk.vault.use([run.result["answers"]], RESEARCH, desk.actor, activity) as opened:
+        found: dict[str, Any] = json.loads(opened.read(run.result["answers"]))["figures"]
+        return found
 
 
 def gate(figures: dict[str, Any], gates: Gates) -> dict[str, Any]:
