@@ -14,7 +14,7 @@ from audit import manifest
 from audit.actor import Actor
 from audit.errors import BadInput
 from audit.events import Event
-from audit.rows import Record, Run
+from audit.rows import Record, Run, StoredObject
 from audit.vault import Opened, Vault
 from synth.synthesizer import Pair
 from train.rl.domain import MIRRORED, mirrored
@@ -108,6 +108,11 @@ def lines_of(data: bytes) -> list[str]:
     return data.decode().splitlines()
 
 
+def objects_of_run(desk: Desk, run: Run, kind: str) -> list[StoredObject]:
+    """What a run has put into the vault of one kind and not deleted, oldest first."""
+    return [o for o in desk.vault.catalogue.objects(kind) if o.note.get("run") == run.id and not o.deleted]
+
+
 class VaultStore:
     """A run's checkpoint in the vault; the one before is deleted once the new one is durable."""
 
@@ -115,8 +120,7 @@ class VaultStore:
         self.desk, self.run = desk, run
 
     def _kept(self) -> list[str]:
-        found = self.desk.vault.catalogue.objects("checkpoint")
-        return [o.id for o in found if o.note.get("run") == self.run.id and not o.deleted]
+        return [o.id for o in objects_of_run(self.desk, self.run, "checkpoint")]
 
     def save(self, data: bytes) -> None:
         """Keep ``data`` in place of what was kept before."""

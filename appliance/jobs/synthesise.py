@@ -12,6 +12,7 @@ from appliance.jobs.common import (
     finish,
     images_in,
     lines_of,
+    objects_of_run,
     pairs_in,
     root_of,
     training_records,
@@ -63,11 +64,7 @@ def synthesise(desk: Desk, writers: Writers, config: SynthConfig, limit: int | N
         features = Features(loaded, images_in(opened))
         written: list[Triplet] = []
         for number, start in enumerate(range(0, len(pairs), config.chunk)):
-            kept = [
-                o
-                for o in desk.vault.catalogue.objects("synth-part")
-                if o.note.get("run") == run.id and o.note.get("chunk") == number and not o.deleted
-            ]
+            kept = [o for o in objects_of_run(desk, run, "synth-part") if o.note.get("chunk") == number]
             if kept:
                 with desk.vault.use([kept[0].id], RESEARCH, desk.actor, "resume") as again:
                     written += [Triplet.from_json(line) for line in lines_of(again.read(kept[0].id))]
@@ -101,7 +98,7 @@ def synthesise(desk: Desk, writers: Writers, config: SynthConfig, limit: int | N
         NewObject("conversations", "\n".join(c.to_json() for c in talks).encode(), None, sources, {"run": run.id}),
     ]
     ids = desk.vault.put_many(new, actor=desk.actor, activity="synth")
-    parts = [o.id for o in desk.vault.catalogue.objects("synth-part") if o.note.get("run") == run.id and not o.deleted]
+    parts = [o.id for o in objects_of_run(desk, run, "synth-part")]
     result = {
         "triplets": ids[0],
         "conversations": ids[1],
