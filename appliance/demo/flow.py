@@ -66,7 +66,12 @@ def run_demo(config: DemoConfig, stage: Stage, say: Callable[[str], None]) -> di
         family = family_of(config.model)
         with stage("merging, GGUF, parity") as progress:
             prompts = prompts_of(desk, held, family.fitted, 12 if config.fast else 200)
-            exported = export(dataclasses.replace(desk, progress=progress), config.model, ExportConfig(), prompts)
+            exported = export(
+                dataclasses.replace(desk, progress=progress),
+                config.model,
+                ExportConfig(bounded=not config.fast),
+                prompts,
+            )
         with stage("measuring base and candidate") as progress:
             gates = Gates(worse=100.0, forgetting=100.0) if config.fast else Gates()
             measured = measure(
