@@ -13,31 +13,35 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from audit import database
 from audit.errors import BadInput, storage
 from audit.rows import Model, Record, Run, StoredObject
 
-_MIGRATIONS = (
-    """
-    CREATE TABLE objects (id TEXT PRIMARY KEY, kind TEXT NOT NULL, patient TEXT NOT NULL, size INTEGER NOT NULL,
-        digest TEXT NOT NULL, salt BLOB NOT NULL, version INTEGER NOT NULL, created TEXT NOT NULL, note TEXT NOT NULL,
-        deleted TEXT NOT NULL) STRICT;
-    CREATE INDEX objects_kind ON objects (kind, created);
-    CREATE INDEX objects_patient ON objects (patient);
-    CREATE TABLE parents (child TEXT NOT NULL, parent TEXT NOT NULL, PRIMARY KEY (child, parent)) STRICT;
-    CREATE INDEX parents_parent ON parents (parent);
-    CREATE TABLE records (id TEXT PRIMARY KEY, patient TEXT NOT NULL, image TEXT NOT NULL, report TEXT NOT NULL,
-        source_digest TEXT NOT NULL, split TEXT NOT NULL, created TEXT NOT NULL) STRICT;
-    CREATE UNIQUE INDEX records_source ON records (source_digest);
-    CREATE TABLE runs (id TEXT PRIMARY KEY, kind TEXT NOT NULL, state TEXT NOT NULL, config TEXT NOT NULL,
-        seed INTEGER NOT NULL, manifest_root TEXT NOT NULL, created TEXT NOT NULL, finished TEXT NOT NULL,
-        result TEXT NOT NULL) STRICT;
-    CREATE TABLE models (id TEXT PRIMARY KEY, kind TEXT NOT NULL, objects TEXT NOT NULL, parent_model TEXT NOT NULL,
-        manifest_root TEXT NOT NULL, run TEXT NOT NULL, created TEXT NOT NULL, note TEXT NOT NULL) STRICT
-    """,
-)
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+
+def _first(tables: "Database") -> None:
+    """Objects with what they were made from, records, runs, models."""
+
+    def table(name: str, text: str, pk: str | tuple[str, ...] = "id", **others: type) -> None:
+        columns: dict[str, type] = {column: others.get(column, str) for column in text.split()}
+        tables.table(name).create(columns, pk=pk, not_null=columns)
+
+    table("objects", "id kind patient size digest salt version created note deleted", size=int, salt=bytes, version=int)
+    table("parents", "child parent", ("child", "parent"))
+    table("records", "id patient image report source_digest split created")
+    table("runs", "id kind state config seed manifest_root created finished result", seed=int)
+    table("models", "id kind objects parent_model manifest_root run created note")
+    tables.table("objects").create_index(["kind", "created"], "objects_kind")
+    tables.table("objects").create_index(["patient"], "objects_patient")
+    tables.table("parents").create_index(["parent"], "parents_parent")
+    tables.table("records").create_index(["source_digest"], "records_source", unique=True)
+
+
+_MIGRATIONS = (_first,)
 """Numbered from 1. Add to the end; never change one that was released."""
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from audit import database, keys
 from audit.checkpoint import Signer, VerifierKey
@@ -21,6 +21,9 @@ from audit.events import Event
 from audit.keys import COST, Cost, Recipient
 from audit.log import Log
 from audit.rows import StoredObject
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
 
 BLOB_VERSION = 1
 """Version of an object's format and key derivation."""
@@ -32,7 +35,14 @@ _KIND = "cloche vault key"
 _CONTEXT = b"cloche/vault/v1/keys\x00"
 _PATIENT = b"cloche/vault/v1/patient\x00"
 _BLOB = b"cloche/vault/v1/blob\x00"
-_MIGRATIONS = ("CREATE TABLE patients (patient TEXT PRIMARY KEY, wrapped BLOB NOT NULL) STRICT",)
+
+
+def _first(tables: "Database") -> None:
+    """Wrapped keys by patient."""
+    tables.table("patients").create({"patient": str, "wrapped": bytes}, pk="patient", not_null=["patient", "wrapped"])
+
+
+_MIGRATIONS = (_first,)
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,13 @@ def joined(triplet: Triplet, rng: Random) -> str:
 def assemble(
     pairs: Sequence[Pair], triplets: Sequence[Triplet], seed: int = 0, short: bool = True
 ) -> list[Conversation]:
-    """Conversations of every image: its caption always, and a task for each kept triplet.
+    """Conversations of every image: its caption always, and tasks for each kept triplet.
+
+    A triplet of the image's own gives rationale and answer (METHODS 1.5); a borrowed one only its precise answer.
 
     Args:
-        short: also learn each triplet's precise answer under the precise hint, so that short questions get short
-            answers.
+        short: also learn the precise answers of the image's own triplets under the precise hint, so that short
+            questions get short answers.
     """
     by_record: dict[str, list[Triplet]] = {}
     for triplet in triplets:
@@ -56,7 +58,8 @@ def assemble(
 
         talks.append(talk("caption", rng.choice(CAPTION_TURNS), pair.caption))
         for triplet in by_record.get(pair.record, []):
-            talks.append(talk("rationale", triplet.instruction, joined(triplet, rng)))
-            if short:
+            if not triplet.borrowed:
+                talks.append(talk("rationale", triplet.instruction, joined(triplet, rng)))
+            if short or triplet.borrowed:
                 talks.append(talk("precise", f"{PRECISE}\n{triplet.instruction}", triplet.precise))
     return talks

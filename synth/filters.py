@@ -1,6 +1,8 @@
-"""More reasons to drop a triplet, each with its code: said twice, too long, one answer too often."""
+"""More reasons to drop a triplet, each with its code: said twice, too long, misspelt, one answer too often."""
 
-from collections.abc import Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 
@@ -8,6 +10,53 @@ from synth.triplet import Triplet
 
 MAX_WORDS = 60
 """Longest informative answer."""
+
+_WORD = re.compile(r"[^\W\d_]{4,}")
+"""Words long enough to be misspelt."""
+
+
+def known_words(captions: Iterable[str], triplets: Iterable[Triplet], share: float) -> set[str]:
+    """Words of the captions, and those that triplets of at least this share of the images (and of three) ask with."""
+    users: dict[str, set[str]] = defaultdict(set)
+    images: set[str] = set()
+    for t in triplets:
+        images.add(t.image)
+        for word in _words(t):
+            users[word].add(t.image)
+    often = max(3.0, share * len(images))
+    written = {word for caption in captions for word in _WORD.findall(caption.lower())}
+    return written | {word for word, by in users.items() if len(by) >= often}
+
+
+def drop_misspelt(triplets: Sequence[Triplet], known: set[str]) -> list[Triplet]:
+    """Drop what holds a word that nobody uses (``unknown-word``): a small synthesizer misspells what it copies."""
+    return [replace(t, reason="unknown-word") if t.kept and not known.issuperset(_words(t)) else t for t in triplets]
+
+
+def _words(triplet: Triplet) -> set[str]:
+    return set(_WORD.findall(f"{triplet.instruction} {triplet.precise} {triplet.informative}".lower()))
+
+
+def is_closed(answer: str) -> bool:
+    """Whether a precise answer is yes or no."""
+    return answer.strip().rstrip(".").lower() in ("yes", "no")
+
+
+def is_quoted(answer: str, caption: str) -> bool:
+    """Whether a precise answer stands in the caption, word for word."""
+    return re.search(rf"\b{re.escape(answer.strip().rstrip('.').lower())}\b", caption.lower()) is not None
+
+
+def drop_unquoted(triplets: Sequence[Triplet], captions: Mapping[str, str]) -> list[Triplet]:
+    """Drop answers to borrowed questions that are neither yes or no nor words of the caption (``not-in-caption``).
+
+    A borrowed "On which side is the lesion?" supposes a lesion, and a synthesizer answers it even where there is none.
+    """
+    return [
+        t if not t.kept or is_closed(t.precise) or is_quoted(t.precise, captions[t.record])
+        else replace(t, reason="not-in-caption")
+        for t in triplets
+    ]  # fmt: skip
 
 
 def drop_repeats(triplets: Sequence[Triplet]) -> list[Triplet]:
@@ -34,10 +83,9 @@ def balance(triplets: Sequence[Triplet], seed: int = 0) -> list[Triplet]:
     """
     asked: dict[str, dict[str, list[int]]] = {}
     for index, t in enumerate(triplets):
-        said = t.precise.strip().rstrip(".").lower()
-        if t.kept and said in ("yes", "no"):
+        if t.kept and is_closed(t.precise):
             wording = " ".join(t.instruction.lower().split())
-            asked.setdefault(wording, {"yes": [], "no": []})[said].append(index)
+            asked.setdefault(wording, {"yes": [], "no": []})[t.precise.strip().rstrip(".").lower()].append(index)
     surplus: set[int] = set()
     rng = Random(seed)
     for answers in asked.values():

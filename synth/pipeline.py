@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from synth.filters import balance, drop_repeats
+from synth.filters import balance, drop_misspelt, drop_repeats, drop_unquoted, is_closed, is_quoted, known_words
 from synth.judge import Judge, judge_all
 from synth.synthesizer import Pair, answer, write
 from synth.triplet import Triplet
@@ -17,23 +17,26 @@ from train.models.features import Features
 from train.models.generation import Sampling
 from train.models.loading import Loaded
 
-_CLOSED = ("Is ", "Are ", "Can ", "Does ", "Do ", "Has ", "Was ")
-
 
 @dataclass(frozen=True)
 class SynthConfig:
     """How to synthesise."""
 
-    samples: int = 2
+    samples: int = 1
     """Dialogues an image."""
     temperature: float = 0.8
     """Of the dialogues; 0 with one sample is the published greedy form."""
+    min_p: float = 0.05
+    """Tokens less than this times as likely as the likeliest are not drawn: a misspelt name stays misspelt."""
     max_new_tokens: int = 320
     """Tokens of a dialogue at most."""
-    borrow: int = 3
-    """Closed questions of other images asked of each image."""
+    borrow: int = 8
+    """Questions of other images asked of each image: a quarter such as a caption answers word for word, else closed."""
     threshold: float = 0.0
     """Nats by which Yes must win."""
+    known: float = 0.0
+    """Drop triplets with words that neither a caption holds nor the triplets of this share of the images; 0 keeps them.
+    For small synthesizers, which misspell: a model directory asks for it with ``known_words`` in its cloche.json."""
     chunk: int = 64
     """Images written before the work so far is handed over."""
     batch: int = 64
@@ -52,7 +55,12 @@ def write_chunk(
 ) -> list[Triplet]:
     """The synthesizer's own triplets about one chunk of pairs; the same chunk gives the same triplets."""
     how = Sampling(
-        config.max_new_tokens, config.temperature, config.samples, config.seed * 100_003 + number, batch=config.batch
+        config.max_new_tokens,
+        config.temperature,
+        config.samples,
+        config.seed * 100_003 + number,
+        batch=config.batch,
+        min_p=config.min_p,
     )
     return write(loaded, pairs, features, how, progress)
 
@@ -60,23 +68,25 @@ def write_chunk(
 def borrowed_questions(
     pairs: Sequence[Pair], triplets: Sequence[Triplet], config: SynthConfig
 ) -> list[tuple[Pair, str]]:
-    """Closed questions that were written for other images, drawn as often as they were written."""
-    written = [t.instruction for t in triplets if t.kept and not t.borrowed and t.instruction.startswith(_CLOSED)]
+    """Questions that were written for other images and can be asked of any, drawn as often as they were written."""
+    captions = {pair.record: pair.caption for pair in pairs}
     own: dict[str, set[str]] = {}
+    closed, quoted = list[str](), list[str]()
     for t in triplets:
         own.setdefault(t.record, set()).add(t.instruction)
+        if t.kept and not t.borrowed:
+            if is_closed(t.precise):
+                closed.append(t.instruction)
+            elif is_quoted(t.precise, captions[t.record]):
+                quoted.append(t.instruction)
     asked = []
     for pair in pairs:
         rng = Random(f"{config.seed} borrow {pair.record}")
         chosen: set[str] = set()
-        for _ in range(20 * config.borrow):
-            if (
-                len(chosen) < config.borrow
-                and written
-                and (question := rng.choice(written)) not in own.get(pair.record, ())
-            ):
-                chosen.add(question)
-        asked += [(pair, q) for q in sorted(chosen)]
+        for pool, count in ((quoted, config.borrow // 4), (closed, config.borrow - config.borrow // 4)):
+            others = sorted(set(rng.choices(pool, k=4 * count)) - own.get(pair.record, set())) if pool else []
+            chosen.update(rng.sample(others, min(count, len(others))))
+        asked += [(pair, question) for question in sorted(chosen)]
     return asked
 
 
@@ -90,8 +100,14 @@ def finish(
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> list[Triplet]:
     """Borrow, judge and filter what was written; nothing is lost, each dropped triplet says why."""
+    words = known_words((p.caption for p in pairs), written, config.known) if config.known else None
+    if words is not None:
+        written = drop_misspelt(written, words)
     asked = borrowed_questions(pairs, written, config)
-    triplets = [*written, *answer(loaded, asked, features, progress=lambda d, n: progress(d, n, "borrowed questions"))]
+    said = answer(loaded, asked, features, progress=lambda d, n: progress(d, n, "borrowed questions"))
+    triplets = [*written, *drop_unquoted(said, {pair.record: pair.caption for pair in pairs})]
+    if words is not None:
+        triplets = drop_misspelt(triplets, words)
     triplets = drop_repeats(triplets)
     triplets = judge_all(judge, triplets, config.threshold, lambda d, n: progress(d, n, "judging"))
     return balance(triplets, config.seed)

@@ -49,15 +49,15 @@ def write(
     stops = frozenset({loaded.tokenizer.pad_token_id})
     how = dataclasses.replace(how, stops=stops)
     prompts = [loaded.encoder.prompt(p.turns, (p.image,), [features.grid(p.image)], "user") for p in pairs]
-    found = []
+    markup, found = markup_of(loaded), []
     for pair, continuations in zip(pairs, generate(loaded, prompts, features, how, progress=progress), strict=True):
-        found += read(loaded, pair, [loaded.tokenizer.decode(c.ids) for c in continuations])
+        found += read(loaded, markup, pair, [loaded.tokenizer.decode(c.ids) for c in continuations])
     return found
 
 
-def read(loaded: Loaded, pair: Pair, dialogues: Sequence[str]) -> list[Triplet]:
+def read(loaded: Loaded, markup: Markup, pair: Pair, dialogues: Sequence[str]) -> list[Triplet]:
     """Triplets out of the dialogues about one pair; one that holds a control token says so (``control-token``)."""
-    markup, known, found = markup_of(loaded), set[str](), []
+    known, found = set[str](), []
     for dialogue in dialogues:
         parsed = parse(dialogue, markup)
         if parsed.fault:

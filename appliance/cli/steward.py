@@ -60,16 +60,19 @@ def init(settings: Settings, recipients: tuple[Path, ...]) -> None:
       cloche init --recipient auditor.pub --recipient recovery.pub
       cloche --home /srv/cloche init --recipient auditor.pub --recipient recovery.pub
     """
+    from audit.home import PIN
     from audit.keys import Recipient
     from audit.vault import Vault
 
     known = [Recipient.load(path) for path in recipients]
     with Vault.create(settings.home, read_passphrase(confirm=True), known) as vault:
-        data = {"home": str(settings.home), "recipients": [r.name for r in vault.recipients]}
+        readers = [r.name for r in vault.recipients]
+    pin = (settings.home / PIN).read_text().strip()
     emit(
         settings,
-        data,
-        f"made {settings.home}; the log can be read by {', '.join(data['recipients'])}\nnext: cloche ingest SOURCE",
+        {"home": str(settings.home), "recipients": readers, "log_key": pin},
+        f"made {settings.home}; the log can be read by {', '.join(readers)}\n"
+        f"the log's public key, which the compliance officer keeps: {pin}\nnext: cloche ingest SOURCE",
     )
 
 
@@ -82,10 +85,12 @@ def init(settings: Settings, recipients: tuple[Path, ...]) -> None:
     show_default=True,
     help="Share of patients kept for evaluation.",
 )
+@click.option("--columns", default="", metavar="PART=NAME,...", help="Columns of image, text and patient.")
+@click.option("--pattern", default="{}", show_default=True, help="How the image column becomes a path beside SOURCE.")
 @_DRY
 @json_option
 @click.pass_obj
-def ingest(settings: Settings, source: Path, held_out: float, dry_run: bool) -> None:
+def ingest(settings: Settings, source: Path, held_out: float, columns: str, pattern: str, dry_run: bool) -> None:
     """Bring images and captions into the vault, de-identified and encrypted.
 
     SOURCE is a JSONL, JSON, CSV or TSV file with image, caption and patient. A broken line refuses the whole file
@@ -95,18 +100,22 @@ def ingest(settings: Settings, source: Path, held_out: float, dry_run: bool) -> 
     Examples:
       cloche ingest pairs.jsonl --dry-run
       cloche ingest captions.csv
+      cloche ingest reports.csv --columns image=file,text=report,patient=mrn --pattern 'images/{}.png'
     """
     from dataclasses import asdict
 
     from appliance.intake.ingest import ingest as bring_in
+    from appliance.intake.readers import Columns
     from appliance.intake.split import by_patient
 
+    names = Columns.parse(columns, pattern)
     with open_vault(settings, "steward") as opened, _desk(opened, "ingesting") as desk:
         report = bring_in(
             desk.vault,
             source,
             desk.actor,
             split=by_patient(desk.vault, held_out),
+            columns=names,
             progress=desk.progress,
             dry_run=dry_run,
         )
@@ -131,7 +140,7 @@ def ingest(settings: Settings, source: Path, held_out: float, dry_run: bool) -> 
     default=STARTER,
     help="Model directory or GGUF file that judges. Default: the starter.",
 )
-@click.option("--samples", type=click.IntRange(1), default=2, show_default=True, help="Dialogues an image.")
+@click.option("--samples", type=click.IntRange(1), default=1, show_default=True, help="Dialogues an image.")
 @click.option(
     "--temperature", type=click.FloatRange(0), default=0.8, show_default=True, help="Of the dialogues; 0 is greedy."
 )
@@ -183,7 +192,7 @@ def synth(
 
 @click.command()
 @_MODEL
-@click.option("--epochs", type=click.IntRange(1), default=6, show_default=True, help="Passes over the data.")
+@click.option("--epochs", type=click.IntRange(1), default=3, show_default=True, help="Passes over the data.")
 @click.option(
     "--rank",
     type=click.IntRange(1),
@@ -194,10 +203,19 @@ def synth(
 @click.option(
     "--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True, help="Peak rate."
 )
+@click.option(
+    "--rehearse",
+    type=click.IntRange(0),
+    default=300,
+    show_default=True,
+    help="Questions about drawn general pictures mixed in, against forgetting.",
+)
 @_DRY
 @json_option
 @click.pass_obj
-def train(settings: Settings, model_dir: Path, epochs: int, rank: int, learning_rate: float, dry_run: bool) -> None:
+def train(
+    settings: Settings, model_dir: Path, epochs: int, rank: int, learning_rate: float, rehearse: int, dry_run: bool
+) -> None:
     """Teach a model the newest synthetic tasks: single-stage QLoRA, 4-bit base, features once.
 
     \b
@@ -216,14 +234,15 @@ def train(settings: Settings, model_dir: Path, epochs: int, rank: int, learning_
         check_directory(model_dir)
         if dry_run:
             source = latest_synth(desk)
-            steps = epochs * -(-source.result["pairs"] // config.rows_per_step)
+            rows = source.result["pairs"] + -(-rehearse // 2)  # two questions a drawn picture
+            steps = epochs * -(-rows // config.rows_per_step)
             emit(
                 settings,
                 {"tasks": source.result["tasks"], "steps": steps},
                 f"would take {steps} steps over {source.result['tasks']} tasks, NF4 base, rank {rank}",
             )
             return
-        run = learn(desk, model_dir, config)
+        run = learn(desk, model_dir, config, rehearse)
     emit(
         settings,
         {"run": run.id, **run.result},
@@ -242,9 +261,10 @@ def train(settings: Settings, model_dir: Path, epochs: int, rank: int, learning_
     show_default=True,
     help="Hold answers to the mirrored image's, left and right swapped.",
 )
+@_DRY
 @json_option
 @click.pass_obj
-def align(settings: Settings, model_dir: Path, steps: int, group: int, mirror: bool) -> None:
+def align(settings: Settings, model_dir: Path, steps: int, group: int, mirror: bool, dry_run: bool) -> None:
     """Align the trained model by rewards: GRPO on the kept triplets' short answers, with the mirror constraint.
 
     \b
@@ -253,10 +273,24 @@ def align(settings: Settings, model_dir: Path, steps: int, group: int, mirror: b
       cloche align --steps 100 --no-mirror
     """
     from appliance.jobs.learn import align as run_align
+    from appliance.jobs.learn import latest_synth, latest_trained
+    from train.models.loading import check_directory
     from train.rl.grpo import GrpoConfig
 
+    config = GrpoConfig(steps=steps, group=group)
     with open_vault(settings, "steward") as opened, _desk(opened, "aligning") as desk:
-        run = run_align(desk, model_dir, GrpoConfig(steps=steps, group=group), mirror)
+        check_directory(model_dir)
+        if dry_run:
+            prompts, trained = latest_synth(desk).result["reasons"].get("kept", 0), latest_trained(desk)
+            rollouts = steps * config.prompts * group
+            emit(
+                settings,
+                {"adapter": trained.result["adapter"], "prompts": prompts, "steps": steps, "completions": rollouts},
+                f"would take {steps} steps and write {rollouts} completions to prompts out of {prompts}, "
+                f"on the adapter of {trained.id}",
+            )
+            return
+        run = run_align(desk, model_dir, config, mirror)
     emit(
         settings,
         {"run": run.id, **run.result},
@@ -275,9 +309,10 @@ def align(settings: Settings, model_dir: Path, steps: int, group: int, mirror: b
     help="Of the language model; vision is f16.",
 )
 @_QUESTIONS
+@_DRY
 @json_option
 @click.pass_obj
-def export(settings: Settings, model_dir: Path, quantisation: str, questions: Path | None) -> None:
+def export(settings: Settings, model_dir: Path, quantisation: str, questions: Path | None, dry_run: bool) -> None:
     """Make the candidate GGUF: merge, convert, quantise, and compare with transformers answer by answer.
 
     \b
@@ -285,7 +320,7 @@ def export(settings: Settings, model_dir: Path, quantisation: str, questions: Pa
       cloche export
       cloche export --quantisation Q5_K_M --questions held-out.jsonl
     """
-    from appliance.jobs.export import ExportConfig
+    from appliance.jobs.export import ExportConfig, latest_adapter
     from appliance.jobs.export import export as run_export
     from appliance.jobs.questions import prompts_of, read_questions
     from train.models.loading import family_of
@@ -293,7 +328,17 @@ def export(settings: Settings, model_dir: Path, quantisation: str, questions: Pa
     with open_vault(settings, "steward") as opened, _desk(opened, "exporting") as desk:
         fit = family_of(model_dir).fitted
         suite = read_questions(desk, questions) if questions else None
-        run = run_export(desk, model_dir, ExportConfig(quantisation), prompts_of(desk, suite, fit))
+        prompts = prompts_of(desk, suite, fit)
+        if dry_run:
+            adapter = latest_adapter(desk)
+            emit(
+                settings,
+                {"adapter": adapter.id, "quantisation": quantisation, "prompts": len(prompts)},
+                f"would merge {adapter.id} into {model_dir}, quantise to {quantisation} and compare "
+                f"{len(prompts)} answers",
+            )
+            return
+        run = run_export(desk, model_dir, ExportConfig(quantisation), prompts)
     said = "\n".join(
         f"  {k:7} same answer {p['same_answers']} of {p['n']}, logit cosine {p['cosine_mean']:.6f}"
         for k, p in run.result["parity"].items()
@@ -311,9 +356,10 @@ def export(settings: Settings, model_dir: Path, quantisation: str, questions: Pa
 @click.option(
     "--general", "drawn", type=click.IntRange(0), default=300, show_default=True, help="Questions of the general suite."
 )
+@_DRY
 @json_option
 @click.pass_obj
-def evaluate(settings: Settings, model_dir: Path, questions: Path | None, drawn: int) -> None:
+def evaluate(settings: Settings, model_dir: Path, questions: Path | None, drawn: int, dry_run: bool) -> None:
     """Measure base and candidate GGUF, check the gates, and sign the candidate if it passes them.
 
     Exit code 5 where a gate was not passed: the candidate stays unsigned.
@@ -332,6 +378,15 @@ def evaluate(settings: Settings, model_dir: Path, questions: Path | None, drawn:
     with open_vault(settings, "steward") as opened, _desk(opened, "evaluating") as desk:
         suites = [read_questions(desk, questions), *([general(drawn)] if drawn else [])]
         exported = latest(desk, "export", "cloche export")
+        if dry_run:
+            asked = {suite.name: len(suite.items) for suite in suites}
+            each = ", ".join(f"{count} {name}" for name, count in asked.items())
+            emit(
+                settings,
+                {"candidate": exported.result["model"], "questions": asked},
+                f"would ask base and candidate {exported.result['model']}: {each} questions",
+            )
+            return
         run = measure(desk, exported, suites, family_of(model_dir).fitted, Gates(), opener)
         signed = sign_candidate(desk, exported, run, model_dir)
     rows = [

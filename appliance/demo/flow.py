@@ -60,7 +60,12 @@ def run_demo(config: DemoConfig, stage: Stage, say: Callable[[str], None]) -> di
                 synth_config(config.fast),
             )
         with stage("single-stage QLoRA") as progress:
-            learned = train(dataclasses.replace(desk, progress=progress), config.model, sft_config(config.fast))
+            learned = train(
+                dataclasses.replace(desk, progress=progress),
+                config.model,
+                sft_config(config.fast),
+                rehearse=24 if config.fast else 300,
+            )
         with stage("GRPO with the mirror constraint") as progress:
             aligned = align(dataclasses.replace(desk, progress=progress), config.model, grpo_config(config.fast))
         family = family_of(config.model)
@@ -102,12 +107,12 @@ def run_demo(config: DemoConfig, stage: Stage, say: Callable[[str], None]) -> di
 
 def synth_config(fast: bool) -> SynthConfig:
     """Numbers of the synthesis stage."""
-    return SynthConfig(samples=1, borrow=1, max_new_tokens=160, chunk=16) if fast else SynthConfig()
+    return SynthConfig(borrow=4, max_new_tokens=160, chunk=16) if fast else SynthConfig()
 
 
 def sft_config(fast: bool) -> SftConfig:
     """Numbers of the supervised stage."""
-    return SftConfig(epochs=1, checkpoint_every=2) if fast else SftConfig(epochs=6)
+    return SftConfig(epochs=1, checkpoint_every=2) if fast else SftConfig()
 
 
 def grpo_config(fast: bool) -> GrpoConfig:

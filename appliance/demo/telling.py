@@ -1,7 +1,7 @@
 """The end of the demo: its figures, results.json and the page, as told from the finished runs."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from appliance.jobs.synthesise import triplets_of
 from audit.checkpoint import VerifierKey
 from audit.events import Event
 from audit.home import HIGH_WATER, LOG, PIN
+from audit.lineage import Node, trace
 from audit.rows import Run
 from audit.vault import Vault
-from audit.verify import verify
+from audit.verify import Verdict, verify
 from synth.triplet import Triplet
 
 ACTIVITY = "demo page"
@@ -66,7 +67,7 @@ def tell(
         "gates": gates,
         "parity": parity,
         "synthesis": synthesis,
-        "audit": verdict,
+        "audit": verdict.sentence,
         "seconds": round(seconds),
         "fast": config.fast,
         "base": runs.exported.config["base"],
@@ -76,8 +77,8 @@ def tell(
     facts = {
         "held-out accuracy before": f"{held['base']['strict']['mean']:.1%}",
         "and after": f"{held['candidate']['strict']['mean']:.1%}",
-        "records used": str(runs.synthesis.result["pairs"]),
-        "audit log": verdict,
+        "records used": f"{runs.synthesis.result['pairs']:,}",
+        "entries in the audit log, which is " + verdict.state: f"{verdict.size:,}",
     }
     story = Story(
         figures=figures,
@@ -89,7 +90,7 @@ def tell(
         samples=samples,
         asked=asked,
         trail=trail_of(desk.vault, shown[0]),
-        verdict=verdict,
+        verdict=verdict.sentence,
         facts=facts,
         model="the starter" if config.model.name == "model" else config.model.name,
     )
@@ -130,21 +131,18 @@ def metrics_of(desk: Desk, run: Run) -> list[dict[str, float]]:
 
 
 def trail_of(vault: Vault, record: str) -> list[tuple[str, str, str]]:
-    """What was made of a record: (what, id, when), oldest first."""
-    image = vault.catalogue.record(record).image
-    found, waiting = [("record", record, vault.catalogue.record(record).created)], [image]
-    seen = set()
-    while waiting:
-        object_id = waiting.pop(0)
-        if object_id not in seen:
-            seen.add(object_id)
-            stored = vault.catalogue.object(object_id)
-            found.append((stored.kind, object_id, stored.created))
-            waiting += vault.catalogue.children(object_id)
-    return sorted(found, key=lambda row: row[2])
+    """What became of a record: (what, id, when), oldest first."""
+
+    def rows(node: Node) -> Iterator[tuple[str, str, str]]:
+        if not node.repeated:
+            yield node.kind, node.id, node.created
+        for relative in node.relatives:
+            yield from rows(relative)
+
+    return sorted(rows(trace(vault.catalogue, record).results), key=lambda row: row[2])
 
 
-def verdict_of(home: Path) -> str:
+def verdict_of(home: Path) -> Verdict:
     """What ``cloche audit verify`` says of the home's log."""
     key = VerifierKey.from_text((home / PIN).read_text(), where=str(home / PIN))
-    return verify(home / LOG, key, home / HIGH_WATER).sentence
+    return verify(home / LOG, key, home / HIGH_WATER)

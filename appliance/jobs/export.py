@@ -9,7 +9,7 @@ from pathlib import Path
 from appliance.jobs.common import RESEARCH, Desk, as_config, begin, finish
 from appliance.jobs.workdir import workdir
 from audit.errors import BadInput, GateFailed
-from audit.rows import NewObject, Run
+from audit.rows import Model, NewObject, Run
 from train.evaluation.answerers import logits_of
 from train.gguf.convert import convert
 from train.gguf.engine import Engine
@@ -36,6 +36,14 @@ class ExportConfig:
     """Refuse below the bounds; off only for a demo of a few prompts, whose figures mean nothing."""
 
 
+def latest_adapter(desk: Desk) -> Model:
+    """The newest adapter. Raises BadInput where there is none."""
+    adapter = desk.vault.catalogue.latest_model("adapter")
+    if adapter is None:
+        raise BadInput("there is no adapter to export", where=str(desk.vault.home), hint="cloche train")
+    return adapter
+
+
 def export(desk: Desk, model_dir: Path, config: ExportConfig, prompts: Sequence[Prompt]) -> Run:
     """Make the unsigned candidate GGUF of the newest adapter, and that of the base, and keep both in the vault.
 
@@ -44,9 +52,7 @@ def export(desk: Desk, model_dir: Path, config: ExportConfig, prompts: Sequence[
     Raises:
         BadInput: no adapter. GateFailed: the GGUF does not agree with the merged model.
     """
-    adapter = desk.vault.catalogue.latest_model("adapter")
-    if adapter is None:
-        raise BadInput("there is no adapter to export", where=str(desk.vault.home), hint="cloche train")
+    adapter = latest_adapter(desk)
     run = begin(
         desk,
         "export",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from appliance.jobs.common import RESEARCH, Desk, VaultStore, as_config, begin, finish, images_in
+from appliance.jobs.rehearsal import rehearsal
 from appliance.jobs.synthesise import conversations_of, triplets_of
 from audit.conversation import Turn
 from audit.errors import BadInput
@@ -28,13 +29,25 @@ def latest_synth(desk: Desk) -> Run:
     return run
 
 
-def train(desk: Desk, model_dir: Path, config: SftConfig) -> Run:
-    """Train an adapter on the newest synth run's conversations; goes on from its checkpoint where it was cut off."""
+def latest_trained(desk: Desk) -> Run:
+    """The newest finished training run. Raises BadInput where there is none."""
+    run = desk.vault.catalogue.latest("train")
+    if run is None:
+        raise BadInput("there is no trained adapter to align", where=str(desk.vault.home), hint="cloche train")
+    return run
+
+
+def train(desk: Desk, model_dir: Path, config: SftConfig, rehearse: int = 0) -> Run:
+    """Train an adapter on the newest synth run's conversations; goes on from its checkpoint where it was cut off.
+
+    Args:
+        rehearse: questions about drawn general pictures that are mixed in, against forgetting.
+    """
     source = latest_synth(desk)
     run = begin(
         desk,
         "train",
-        as_config(config, synth=source.id, base=digest_of(model_dir)),
+        as_config(config, synth=source.id, base=digest_of(model_dir), rehearse=rehearse),
         config.seed,
         source.manifest_root,
         [source.result["conversations"]],
@@ -43,11 +56,14 @@ def train(desk: Desk, model_dir: Path, config: SftConfig) -> Run:
         return run
     talks = conversations_of(desk, source, "train")
     images = sorted({i for t in talks for i in t.images})
+    general, drawn = rehearsal(rehearse)
     loaded = load(model_dir, "nf4")
     store = VaultStore(desk, run)
     with desk.vault.use(images, RESEARCH, desk.actor, "train", {"run": run.id}) as opened:
+        stored = images_in(opened)
+        features = Features(loaded, lambda name: drawn[name] if name in drawn else stored(name))
         steps = StepEvents(desk, run)
-        trained = run_sft(loaded, talks, Features(loaded, images_in(opened)), config, store, desk.progress, steps.used)
+        trained = run_sft(loaded, [*talks, *general], features, config, store, desk.progress, steps.used)
         steps.flush()
     parents = [source.result["conversations"], *images]
     return _keep(desk, run, store, trained.adapter, trained.metrics, parents, {"base": loaded.digest, "parent": ""})
@@ -55,10 +71,7 @@ def train(desk: Desk, model_dir: Path, config: SftConfig) -> Run:
 
 def align(desk: Desk, model_dir: Path, config: GrpoConfig, mirror: bool = True) -> Run:
     """Align the newest trained adapter on the kept triplets' short answers, with the mirror constraint."""
-    catalogue = desk.vault.catalogue
-    trained, source = catalogue.latest("train"), latest_synth(desk)
-    if trained is None:
-        raise BadInput("there is no trained adapter to align", where=str(desk.vault.home), hint="cloche train")
+    source, trained = latest_synth(desk), latest_trained(desk)
     adapter_id = trained.result["adapter"]
     run = begin(
         desk,

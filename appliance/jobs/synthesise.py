@@ -1,8 +1,10 @@
 """Stage: captions into judged triplets and training conversations (METHODS 1.2-1.6)."""
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from appliance.jobs.common import (
     RESEARCH,
@@ -18,12 +20,14 @@ from appliance.jobs.common import (
     training_records,
 )
 from audit.conversation import Conversation
+from audit.errors import BadInput
 from audit.rows import NewObject, Run
 from synth.assembly import assemble
 from synth.judge import EXAMPLES, GgufJudge, Judge, ModelJudge
 from synth.pipeline import SynthConfig, reasons, write_chunk
 from synth.pipeline import finish as finish_synthesis
 from synth.triplet import Triplet
+from train.gguf.files import digest_of_file
 from train.models.features import Features
 from train.models.loading import check_directory, digest_of, load
 
@@ -38,22 +42,37 @@ class Writers:
     """Directory, or GGUF file, of the model that judges."""
 
 
-def shots_of(directory: Path) -> int:
-    """Examples that a judge wants: all, unless the directory's cloche.json says otherwise."""
+def about(directory: Path) -> dict[str, Any]:
+    """What a model directory says of itself in its cloche.json: ``judge_shots``, ``known_words``; all optional.
+
+    Raises:
+        BadInput: the file is no JSON object.
+    """
+    path = directory / "cloche.json"
     try:
-        return int(json.loads((directory / "cloche.json").read_text())["judge_shots"])
+        found = json.loads(path.read_text())
     except FileNotFoundError:
-        return len(EXAMPLES)
+        return {}
+    except ValueError as error:
+        raise BadInput(f"this is no JSON: {error}", where=str(path), hint="mend or remove it") from None
+    if not isinstance(found, dict):
+        raise BadInput("this is no JSON object", where=str(path), hint="mend or remove it")
+    return found
+
+
+def digest_of_judge(path: Path) -> str:
+    """SHA-256 of a model directory or of a GGUF file."""
+    return digest_of_file(path) if path.suffix == ".gguf" else digest_of(path)
 
 
 def synthesise(desk: Desk, writers: Writers, config: SynthConfig, limit: int | None = None) -> Run:
     """Write, borrow, judge, filter and assemble; goes on where it was cut off, chunk by chunk."""
     check_directory(writers.synthesizer)
+    config = dataclasses.replace(config, known=float(about(writers.synthesizer).get("known_words", config.known)))
     records = training_records(desk)[:limit]
     root = root_of(desk, records)
-    run = begin(
-        desk, "synth", as_config(config, synthesizer=digest_of(writers.synthesizer), limit=limit), config.seed, root
-    )
+    who = {"synthesizer": digest_of(writers.synthesizer), "judge": digest_of_judge(writers.judge)}
+    run = begin(desk, "synth", as_config(config, limit=limit, **who), config.seed, root)
     if run.state == "done":
         return run
     loaded = load(writers.synthesizer)
@@ -88,7 +107,8 @@ def synthesise(desk: Desk, writers: Writers, config: SynthConfig, limit: int | N
             judge = GgufJudge(writers.judge)
         else:
             judge = ModelJudge(
-                loaded if writers.judge == writers.synthesizer else load(writers.judge), shots_of(writers.judge)
+                loaded if writers.judge == writers.synthesizer else load(writers.judge),
+                int(about(writers.judge).get("judge_shots", len(EXAMPLES))),
             )
         triplets = finish_synthesis(loaded, judge, pairs, written, features, config, desk.progress)
     talks = assemble(pairs, triplets, config.seed)

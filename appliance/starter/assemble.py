@@ -24,7 +24,7 @@ def assemble(work: Path, words: Path, out: Path) -> None:
     model.tie_weights()
     model.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=0, do_sample=False)
     model.to(torch.float16).save_pretrained(out)
-    (out / "cloche.json").write_text(json.dumps({"judge_shots": 0}) + "\n")
+    (out / "cloche.json").write_text(json.dumps({"judge_shots": 0, "known_words": 0.02}) + "\n")
     for file in words.iterdir():
         shutil.copyfile(file, out / file.name)
 
@@ -42,7 +42,7 @@ CARD = """# The Cloche starter
 
 A demonstration and a test bed, **not a medical product**. A Qwen2-VL-architecture model of {parameters:.1f} million
 parameters (vision 4 x 192, language 6 x 256, 1,024 tokens of its own BPE), trained from scratch by
-`appliance/starter` on drawn general pictures and on invented reports whose names are random syllables.
+`appliance/starter` on drawn general pictures and on invented reports whose names are random syllables and letters.
 No medical image, word or report was in its training; brain MRI is unseen by it.
 
 Trained for {steps:,} language steps ({tokens:.1f} million tokens) after {tower:,} tower steps, on two CPU cores.

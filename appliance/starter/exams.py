@@ -11,7 +11,7 @@ from appliance.starter.language import DESCRIBE, PRECISE, Fact, judged
 from appliance.starter.lessons import JUDGE
 from appliance.starter.names import name
 from appliance.starter.pictures import Scene, draw
-from appliance.starter.reports import report
+from appliance.starter.reports import WIDE, report
 from audit.conversation import Turn
 from train.models.features import Features
 from train.models.generation import Sampling, generate, text_of
@@ -57,12 +57,12 @@ def exam_scores(loaded: Loaded, count: int = 600) -> dict[str, float]:
 
     drawn = answers([([Turn("user", f"{PRECISE}\n{i.fact.question}")], (i.id,)) for i in items], 16)
     rng = random.Random(HELD_OUT + 1)
-    others = [name(rng) for _ in range(500)]
+    others = [name(rng, WIDE.word) for _ in range(500)]
     copying, wanted = [], []
     judging, labels = [], []
     scenes: list[Scene] = [draw(rng).scene for _ in range(100)]
     for k in range(count):
-        story = report(rng, others)
+        story = report(rng, others, WIDE)
         fact = rng.choice([f for f in story.facts if f.precise not in ("Yes", "No", "left", "right") and not f.open])
         copying.append(
             (
@@ -75,7 +75,7 @@ def exam_scores(loaded: Loaded, count: int = 600) -> dict[str, float]:
             )
         )
         wanted.append(fact.precise)
-        story = report(rng, others) if rng.random() < 0.7 else picture(rng.choice(scenes), rng)
+        story = report(rng, others, WIDE) if rng.random() < 0.7 else picture(rng.choice(scenes), rng)
         question, informative, precise, label = judged(rng.choice(story.facts), story, rng, others)
         judging.append(([Turn("user", JUDGE.format(question, informative, precise))], ()))
         labels.append(label)

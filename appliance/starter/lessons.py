@@ -8,7 +8,7 @@ from appliance.starter.descriptions import picture
 from appliance.starter.language import DESCRIBE, INFORMATIVE, PRECISE, Fact, Story, judged
 from appliance.starter.names import name
 from appliance.starter.pictures import Scene
-from appliance.starter.reports import report
+from appliance.starter.reports import PLAIN, WIDE, report
 from audit.conversation import Conversation, Turn
 from train.data.encode import Encoded, Encoder
 from train.data.rows import Row, packed_row, shared_row
@@ -17,6 +17,8 @@ MIXES = ((58, 6, 28, 8), (26, 6, 60, 8))
 """Shares of the four kinds of rows: pictures, their dialogues, reports, judgements; before and from COPYING on."""
 COPYING = 1700
 """Step from which reports, and so copying, come first."""
+WIDENING = 2200
+"""Step from which names may be any letters and reports have more parts."""
 GRID = [(8, 8)]
 """Visual tokens of one picture."""
 BLANK = "blank"
@@ -59,11 +61,14 @@ class Lessons:
     def __init__(self, encoder: Encoder, pool: Pool, seed: int, names: int = 4000) -> None:
         self.encoder, self.pool, self.seed = encoder, pool, seed
         rng = random.Random(f"names {seed}")
-        self.others = [name(rng) for _ in range(names)]
+        self.plain = [name(rng) for _ in range(names)]
+        self.wide = [name(rng, WIDE.word) for _ in range(names)]
+        self.others, self.manner = self.plain, PLAIN
 
     def rows(self, step: int, count: int) -> list[Row]:
         """The rows of one step."""
         rng = random.Random(f"{self.seed} {step}")
+        self.others, self.manner = (self.wide, WIDE) if step >= WIDENING else (self.plain, PLAIN)
         kinds: list[Callable[[random.Random], Row]] = [
             self.about_picture,
             self.picture_dialogue,
@@ -97,10 +102,12 @@ class Lessons:
 
     def report_dialogue(self, rng: random.Random) -> Row:
         """The synthesizer's dialogue about an invented report: the names can only be copied."""
-        story = report(rng, self.others)
+        story = report(rng, self.others, self.manner)
         image = BLANK if rng.random() < 0.2 else rng.choice(self.pool.ids)
         if rng.random() < 0.4:
-            return packed_row([self._dialogue(story, None, rng), self._dialogue(report(rng, self.others), None, rng)])
+            return packed_row(
+                [self._dialogue(story, None, rng), self._dialogue(report(rng, self.others, self.manner), None, rng)]
+            )
         return shared_row([self._dialogue(story, image, rng) for _ in range(2)])
 
     def judgements(self, rng: random.Random) -> Row:
@@ -110,7 +117,7 @@ class Lessons:
             turns: list[Turn] = []
             for _ in range(rng.choice((1, 1, 2, 4))):
                 story = (
-                    report(rng, self.others)
+                    report(rng, self.others, self.manner)
                     if rng.random() < 0.7
                     else picture(self.pool.scenes[rng.choice(self.pool.ids)], rng)
                 )

@@ -1,10 +1,10 @@
 """Reports about invented things: captions in the manner of a report, all names made of random syllables."""
 
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from appliance.starter.language import Fact, Story, article, capital, listed, phrased
-from appliance.starter.names import name, word
+from appliance.starter.names import Word, any_word, name, word
 
 MARK_LOOKS = ("bright", "dark", "small", "large", "round", "")
 """How a mark looks; empty: nothing is said of it."""
@@ -114,17 +114,35 @@ WHICH_SIDE = (
 )
 
 
-def report(rng: random.Random, others: list[str]) -> Story:
+@dataclass(frozen=True)
+class Manner:
+    """How reports are made up."""
+
+    word: Word
+    """Invents their words."""
+    parts: tuple[int, ...]
+    """Weights of one, two, three... named parts."""
+
+
+PLAIN = Manner(word, (1, 3, 4, 3, 1))
+"""Words of syllables, few parts."""
+WIDE = Manner(any_word, (1, 2, 3, 4, 4, 3, 2, 2, 1))
+"""Any words, more parts."""
+
+
+def report(rng: random.Random, others: list[str], manner: Manner = PLAIN) -> Story:
     """A caption in the manner of a report, all names invented.
 
     Args:
         others: names used elsewhere; questions about absent things draw on them.
     """
-    view, thing, mark, look = word(rng), _thing(rng), word(rng), rng.choice(MARK_LOOKS)
-    parts = [name(rng) for _ in range(rng.choices((1, 2, 3, 4, 5), (1, 3, 4, 3, 1))[0])]
-    missing = name(rng) if rng.random() < 0.35 else ""
+    word = manner.word
+    view, thing, mark, look = word(rng), _thing(rng, word), word(rng), rng.choice(MARK_LOOKS)
+    several = range(1, len(manner.parts) + 1)
+    parts = [name(rng, word) for _ in range(rng.choices(several, manner.parts)[0])]
+    missing = name(rng, word) if rng.random() < 0.35 else ""
     side = rng.choices(("left", "right", ""), (4, 4, 2))[0]
-    place = rng.choice(parts) if rng.random() < 0.4 else name(rng)
+    place = rng.choice(parts) if rng.random() < 0.4 else name(rng, word)
     state = rng.choices(("there", "none", "unsaid"), (4, 4, 3))[0]
     sheet = rng.choice(SHEETS)
     sentences = [_view_sentence(rng, view, thing, sheet), _parts_sentence(rng, parts)]
@@ -154,7 +172,7 @@ def report(rng: random.Random, others: list[str]) -> Story:
     return Story(caption, (*facts, *_absent_facts(rng, caption, sheet, view, others)))
 
 
-def _thing(rng: random.Random) -> str:
+def _thing(rng: random.Random, word: Word) -> str:
     letters = "".join(rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(rng.choice((2, 3))))
     return rng.choice((word(rng), f"{word(rng)} {letters}", f"{letters} {word(rng)}", f"{word(rng)} {word(rng)}"))
 

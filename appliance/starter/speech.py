@@ -26,8 +26,17 @@ from train.data.rows import collate
 from train.models.forward import learned_logits
 from train.models.qwen2_vl import Qwen2VL, patches_of
 
-RATE = 2e-3
+LEGS = ((0, 2200, 2e-3, 0.3), (2200, 2700, 1.2e-3, 0.7))
+"""First step, end, highest rate and share of the steps on which the rate descends, of each leg."""
+STEPS = LEGS[-1][1]
+"""Steps in all."""
 ROWS = 20
+
+
+def rate_at(step: int) -> float:
+    """The rate of a step: a warm-up of 100 steps, then in each leg a plateau and a linear descent to 0."""
+    first, end, highest, descent = next(leg for leg in LEGS if step < leg[1])
+    return highest * min(1.0, (step + 1) / 100) * min(1.0, (end - step) / (descent * (end - first)))
 
 
 def build_pool(model: Any, count: int, seed: int, kept: Path) -> tuple[Pool, dict[str, np.ndarray]]:
@@ -53,9 +62,9 @@ def build_pool(model: Any, count: int, seed: int, kept: Path) -> tuple[Pool, dic
 
 
 def train_speech(
-    out: Path, words: Path, steps: int, pool_size: int = 8000, seed: int = 2, stop_after: float | None = None
+    out: Path, words: Path, steps: int = STEPS, pool_size: int = 8000, seed: int = 2, stop_after: float | None = None
 ) -> bool:
-    """Train up to ``steps`` steps; returns whether the end was reached.
+    """Train up to ``steps`` steps, STEPS at most; returns whether the end was reached.
 
     Args:
         out: holds tower.safetensors and the checkpoint.
@@ -73,14 +82,14 @@ def train_speech(
     matrices = [p for n, p in language.items() if p.ndim == 2 and "embed" not in n]
     rest = [p for n, p in language.items() if p.ndim != 2 or "embed" in n]
     optimizers = {
-        "muon": torch.optim.Muon(matrices, lr=RATE, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-        "adamw": torch.optim.AdamW(rest, lr=RATE, weight_decay=0.0, betas=(0.9, 0.98)),
+        "muon": torch.optim.Muon(matrices, lr=0.0, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        "adamw": torch.optim.AdamW(rest, lr=0.0, weight_decay=0.0, betas=(0.9, 0.98)),
     }
     parts = {"model": model.model.language_model}
     first = resume(out / "speech.safetensors", parts, optimizers)
     started, log = time.time(), (out / "speech.jsonl").open("a")
     for step in range(first, steps):
-        rate = RATE * min(1.0, (step + 1) / 100) * min(1.0, (steps - step) / (0.3 * steps))
+        rate = rate_at(step)
         rows = sorted(lessons.rows(step, ROWS), key=lambda r: len(r.ids))
         total, loss_sum = sum(int((r.learned & (r.sources >= 0)).sum()) for r in rows), 0.0
         for start in range(0, ROWS, 5):

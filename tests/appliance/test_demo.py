@@ -128,3 +128,13 @@ def test_nothing_of_a_killed_run_is_left(demo: tuple[Path, dict[str, object]]) -
     assert {r["kind"] for r in runs} == {"synth", "train", "align", "export", "evaluate", "sign"}
     assert {r["state"] for r in runs} == {"done"} and len(runs) == 6
     assert not list((folder / "home").rglob("*.part"))
+
+
+@pytest.mark.parametrize("stage", ["synth", "train", "align", "export", "evaluate"])
+def test_a_dry_run_says_what_it_would_do_and_does_nothing(demo: tuple[Path, dict[str, object]], stage: str) -> None:
+    folder, _ = demo
+    runs = cloche(folder, "runs", "--json").stdout
+    more = ("--questions", str(folder / "hospital" / "questions.jsonl")) if stage == "evaluate" else ()
+    done = cloche(folder, stage, "--dry-run", *more)
+    assert done.returncode == 0 and "would" in done.stdout, done.stderr
+    assert cloche(folder, "runs", "--json").stdout == runs

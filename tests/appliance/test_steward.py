@@ -65,6 +65,26 @@ def test_ingest_twice_adds_nothing(appliance: Appliance) -> None:
     assert len(json.loads(appliance.run("records", "--json").stdout)) == 3
 
 
+def test_ingest_reads_other_columns(appliance: Appliance) -> None:
+    source = appliance.folder / "reports.csv"
+    pairs(appliance.folder, 2)
+    source.write_text("file,report,mrn\n0,A report.,p-1\n1,Another.,p-2\n")
+    assert appliance.run("ingest", source).returncode == 3
+    options = ("--columns", "image=file,text=report,patient=mrn", "--pattern", "picture{}.png", "--json")
+    done = appliance.run("ingest", source, *options)
+    assert json.loads(done.stdout)["added"] == 2, done.stderr
+    assert appliance.run("ingest", source, "--columns", "picture=file").returncode == 3
+
+
+def test_init_shows_the_key_that_verifies_the_log(appliance: Appliance, tmp_path: Path) -> None:
+    other = Appliance(tmp_path)
+    other.home = tmp_path / "second"
+    recipients = ("--recipient", tmp_path / "auditor.pub", "--recipient", tmp_path / "recovery.pub")
+    key = json.loads(other.run("init", "--json", *recipients).stdout)["log_key"]
+    (tmp_path / "kept.pub").write_text(f"{key}\n")
+    assert other.run("audit", "verify", "--key-pin", tmp_path / "kept.pub").returncode == 0
+
+
 def test_a_broken_line_refuses_the_file(appliance: Appliance) -> None:
     source = pairs(appliance.folder, 20)
     lines = source.read_text().splitlines()

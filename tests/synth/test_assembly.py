@@ -40,12 +40,16 @@ def test_else_a_rationale_ends_on_the_short_answer() -> None:
     assert joined(made("A {brace} and {why}.", "{answer}"), Random(0)).startswith("A {brace} and {why}. ")
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["", "long", "judge-no"])), max_size=12), st.booleans())
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["", "long", "judge-no"]), st.booleans()), max_size=12),
+    st.booleans(),
+)
 def test_every_image_keeps_its_caption_and_a_task_for_each_kept_triplet(
-    drawn: list[tuple[int, str]], short: bool
+    drawn: list[tuple[int, str, bool]], short: bool
 ) -> None:
     triplets = [
-        Triplet(f"r{k}", f"i{k}", f"Q{n}?", f"A{n}", f"Full {n}.", reason=reason) for n, (k, reason) in enumerate(drawn)
+        Triplet(f"r{k}", f"i{k}", f"Q{n}?", f"A{n}", f"Full {n}.", borrowed=borrowed, reason=reason)
+        for n, (k, reason, borrowed) in enumerate(drawn)
     ]
     talks = assemble(PAIRS, triplets, short=short)
     assert len({t.id for t in talks}) == len(talks)
@@ -55,15 +59,20 @@ def test_every_image_keeps_its_caption_and_a_task_for_each_kept_triplet(
         assert all(t.images == (pair.image,) for t in mine)
         assert [t.kind for t in mine] == [
             "caption",
-            *(["rationale", "precise"] if short else ["rationale"]) * len(kept),
+            *(
+                kind
+                for t in kept
+                for kind in (["precise"] if t.borrowed else ["rationale", "precise"] if short else ["rationale"])
+            ),
         ]
         assert mine[0].turns[0].text in CAPTION_TURNS and mine[0].turns[1].text == pair.caption
         full = [t for t in mine if t.kind == "rationale"]
-        assert [t.turns[0].text for t in full] == [t.instruction for t in kept]
-        assert all(t.turns[1].text.startswith(k.informative) for t, k in zip(full, kept, strict=True))
+        own = [t for t in kept if not t.borrowed]
+        assert [t.turns[0].text for t in full] == [t.instruction for t in own]
+        assert all(t.turns[1].text.startswith(k.informative) for t, k in zip(full, own, strict=True))
         brief = [t for t in mine if t.kind == "precise"]
         assert [(t.turns[0].text, t.turns[1].text) for t in brief] == [
-            (f"{PRECISE}\n{k.instruction}", k.precise) for k in kept if short
+            (f"{PRECISE}\n{k.instruction}", k.precise) for k in kept if short or k.borrowed
         ]
     for talk in talks:
         assert [(t.role, t.learned) for t in talk.turns] == [("user", False), ("assistant", True)]

@@ -1,5 +1,6 @@
 """The way from pairs to triplets: written, borrowed, filtered, balanced; nothing is lost without a reason."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator
 from random import Random
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from audit.conversation import Conversation, Turn
 from synth.assembly import assemble
-from synth.filters import MAX_WORDS, balance, drop_repeats
+from synth.filters import MAX_WORDS, balance, drop_misspelt, drop_repeats, drop_unquoted, known_words
 from synth.judge import ModelJudge
 from synth.pipeline import SynthConfig, borrowed_questions, finish, reasons, write_chunk
 from synth.synthesizer import Pair, answer, markup_of, read, write
@@ -108,13 +109,13 @@ def test_the_whole_way_loses_nothing(synthesizer: Any, features: Any) -> None:
     assert set(talked) == {"borrowed questions", "judging"}
     talks = assemble(PAIRS, found)
     assert sum(t.kind == "caption" for t in talks) == 2
-    assert sum(t.kind == "rationale" for t in talks) == counts["kept"]
+    assert sum(t.kind == "rationale" for t in talks) == sum(t.kept and not t.borrowed for t in found)
     again = write_chunk(synthesizer, PAIRS, features, config, 0)
     assert finish(synthesizer, ModelJudge(synthesizer, 0), PAIRS, again, features, config) == found
 
 
 def test_the_same_chunk_is_written_the_same_and_another_otherwise(loaded: Any, features: Any) -> None:
-    config = SynthConfig(max_new_tokens=12, temperature=1.0)
+    config = SynthConfig(samples=2, max_new_tokens=12, temperature=1.0)
     progress: list[tuple[int, int]] = []
     first = write_chunk(loaded, PAIRS, features, config, 3, lambda d, n: progress.append((d, n)))
     assert write_chunk(loaded, PAIRS, features, config, 3) == first
@@ -138,14 +139,15 @@ def test_a_written_control_token_drops_its_triplet_only(loaded: Any, place: int)
             for q, p, i in (parts, ["Where?", "left", "On the left."])
             for hint, a in ((PRECISE, p), (INFORMATIVE, i))
         ]
-        found = read(loaded, PAIRS[0], ["<|im_start|>user\n".join(turns) + "<|endoftext|>"])
+        found = read(loaded, markup_of(loaded), PAIRS[0], ["<|im_start|>user\n".join(turns) + "<|endoftext|>"])
         assert [t.reason for t in found] == ["control-token", ""]
         assert found[1].instruction == "Where?"
 
 
 WRITTEN = [
     made("r1", "Is it red?"), made("r1", "Are there two?"), made("r2", "Is it red?"), made("r2", "Does it grow?"),
-    made("r3", "Where is it?"), made("r3", "Is it left?", reason="long"), made("r4", "Has it a rim?", borrowed=True),
+    made("r3", "Where is it?", "there"), made("r3", "Is it left?", reason="long"),
+    made("r4", "Has it a rim?", borrowed=True),
 ]  # fmt: skip
 
 
@@ -171,6 +173,31 @@ def test_questions_are_borrowed_as_often_as_they_were_written() -> None:
     pairs = [Pair(f"r{k}", f"i{k}", "C.") for k in range(300)]
     counts = Counter(q for _, q in borrowed_questions(pairs, written, SynthConfig(borrow=1)))
     assert counts.total() == 300 and 10 < counts["Is it rare?"] < 60
+
+
+def test_a_quarter_of_the_borrowed_questions_is_answered_word_for_word() -> None:
+    caption = "Axial slice. The thalamus is seen."
+    plane = dataclasses.replace(made("w1", "Which plane is shown?"), precise="axial")
+    place = dataclasses.replace(made("w2", "Where is it?"), precise="the left")
+    written = [plane, place, *(made("w3", f"Is it {k}?") for k in range(9))]
+    pairs = [Pair(f"w{k}", f"i{k}", caption) for k in range(1, 5)]
+    asked = borrowed_questions(pairs, written, SynthConfig(borrow=4))
+    for pair in (pairs[1], pairs[3]):
+        mine = [q for p, q in asked if p == pair]
+        assert mine.count("Which plane is shown?") == 1 and "Where is it?" not in mine and len(mine) == 4
+    said = [dataclasses.replace(t, record=r, borrowed=True) for t in (plane, place) for r in ("w1", "w4")]
+    found = drop_unquoted(said, {p.record: p.caption for p in pairs})
+    assert [t.reason for t in found] == ["", "", "not-in-caption", "not-in-caption"]
+
+
+def test_words_that_nobody_uses_are_misspelt() -> None:
+    right = [made(f"r{k}", "Is the thalamus visible?") for k in range(4)]
+    wrong = made("r9", "Is the thalxmus visible?")
+    captions = [f"The thalamus, slice {k}." for k in range(4)]
+    known = known_words(captions, [*right, wrong], 0.02)
+    assert "thalamus" in known and "visible" in known and "thalxmus" not in known
+    found = drop_misspelt([*right, wrong], known)
+    assert [t.reason for t in found] == ["", "", "", "", "unknown-word"]
 
 
 def test_repeats_and_long_answers_are_dropped_with_their_code() -> None:

@@ -118,6 +118,36 @@ def test_the_batch_size_changes_nothing_for_greedy(loaded: Any, features: Any, p
     assert done == [(k + 1, 5) for k in range(5)]
 
 
+def test_what_prompts_have_in_common_is_read_once(loaded: Any, features: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [
+        loaded.encoder.prompt(
+            [Turn("user", "What?"), Turn("assistant", "A slice."), Turn("user", q)], (i,), [features.grid(i)]
+        )
+        for i in ("1:48:32", "2:128:64")
+        for q in ("Where?", "Is the lesion left?", "What plane and where is the red lesion?")
+    ]
+    widths: list[tuple[int, ...]] = []
+    language = loaded.model.model.language_model
+    forward = language.forward
+    monkeypatch.setattr(
+        language, "forward", lambda **kw: widths.append(tuple(kw["inputs_embeds"].shape[:2])) or forward(**kw)
+    )
+    found = generate(loaded, asked, features, Sampling(8))
+    read, widths[:] = widths[:2], []
+    alone = [generate(loaded, [p], features, Sampling(8))[0] for p in asked]
+    assert [c[0].ids for c in found] == [c[0].ids for c in alone]
+    assert read[0][0] == 2 and read[1][0] == 6  # two beginnings, six ends
+    whole = sum(width for rows, width in widths if rows == 1 and width > 1)
+    assert read[0][0] * read[0][1] + read[1][0] * read[1][1] < 0.7 * whole
+
+
+def test_unlikely_tokens_are_not_drawn(loaded: Any, features: Any, prompts: list[Encoded]) -> None:
+    greedy = generate(loaded, prompts, features, Sampling(6))
+    tight = generate(loaded, prompts, features, Sampling(6, temperature=2.0, min_p=0.999999))
+    assert [c[0].ids for c in tight] == [c[0].ids for c in greedy]
+    assert all(score > -1e-3 for c in tight for score in c[0].logprobs)
+
+
 def test_the_end_token_is_kept_and_its_text_is_not(loaded: Any) -> None:
     ids = (*loaded.tokenizer(" Yes. ", add_special_tokens=False)["input_ids"], loaded.tokenizer.eos_token_id)
     assert text_of(loaded, Continuation(tuple(ids), (0.0,) * len(ids), True)) == "Yes."

@@ -17,7 +17,7 @@ from train.checkpoints import MemoryStore
 from train.data.rows import collate, packed_row, shared_row
 from train.lora import METADATA, LoraConfig, attach, detach, pack, unpack
 from train.models.forward import learned_logits
-from train.sft import SftConfig, Trained, run_sft
+from train.sft import SftConfig, Trained, _step, rows_of, run_sft
 
 CONFIG = SftConfig(
     epochs=2, rows_per_step=2, micro_rows=1, learning_rate=5e-3, warmup=0.3, checkpoint_every=1, lora=LoraConfig(4, 8)
@@ -63,13 +63,19 @@ def timeless(metrics: Sequence[dict[str, float]]) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in metrics]
 
 
-def loss_alone(loaded: Any, model: Any, features: Any, talk: Conversation) -> tuple[float, int]:
+def loss_of(loaded: Any, model: Any, features: Any, talk: Conversation) -> tuple[torch.Tensor, int]:
     """Summed loss of one conversation in a row of its own, and its learned tokens."""
     encoded = loaded.encoder.encode(talk, [features.grid(i) for i in talk.images])
     batch = collate([packed_row([encoded])], 0)
-    with torch.inference_mode():
-        logits = learned_logits(model, batch, features.stack(batch.images))
-    return float(torch.nn.functional.cross_entropy(logits, batch.targets, reduction="sum")), len(batch.targets)
+    logits = learned_logits(model, batch, features.stack(batch.images))
+    return torch.nn.functional.cross_entropy(logits, batch.targets, reduction="sum"), len(batch.targets)
+
+
+def loss_alone(loaded: Any, model: Any, features: Any, talk: Conversation) -> tuple[float, int]:
+    """The same as a number."""
+    with torch.no_grad():
+        loss, count = loss_of(loaded, model, features, talk)
+    return float(loss), count
 
 
 def test_the_loss_falls_and_the_answers_are_learned(loaded: Any, features: Any) -> None:
@@ -100,9 +106,30 @@ def test_the_size_of_a_forward_pass_changes_nothing(loaded: Any, features: Any) 
         torch.testing.assert_close(tensor, together[name], rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_a_run_goes_on_from_every_checkpoint_bit_for_bit(loaded: Any, features: Any, dropout: float) -> None:
-    config = replace(CONFIG, lora=LoraConfig(4, 8, dropout))
+@pytest.mark.parametrize("power", [0.0, 0.25, 1.0])
+def test_an_answer_weighs_its_length_to_the_power(loaded: Any, features: Any, power: float) -> None:
+    """One AdamW step follows the sign of the gradient, so the weights are told by the gradient itself, of SGD."""
+    config = replace(CONFIG, epochs=1, rows_per_step=5, length_power=power)
+    model = attach(loaded, config.lora)
+    scores = [loss_of(loaded, model, features, talk) for talk in TALKS]
+    wanted = sum(s / n * n**power for s, n in scores) / sum(n**power for _, n in scores)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    gradient = torch.autograd.grad(wanted, weights)
+    optimizer = torch.optim.SGD(weights, lr=1.0)
+    before = [w.detach().clone() for w in weights]
+    rows = [row for row, _ in rows_of(loaded, TALKS, features)]
+    _step(loaded, model, features, rows, optimizer, 1.0, config)
+    norm = float(torch.sqrt(sum((g**2).sum() for g in gradient)))
+    for old, new, g in zip(before, weights, gradient, strict=True):
+        torch.testing.assert_close(old - new.detach(), g / max(1.0, norm), rtol=1e-3, atol=1e-6)
+    model.unload()
+
+
+@pytest.mark.parametrize(("dropout", "optimizer"), [(0.0, "adamw"), (0.2, "adamw"), (0.0, "muon")])
+def test_a_run_goes_on_from_every_checkpoint_bit_for_bit(
+    loaded: Any, features: Any, dropout: float, optimizer: Any
+) -> None:
+    config = replace(CONFIG, lora=LoraConfig(4, 8, dropout), optimizer=optimizer)
     kept = KeepsAll()
     whole = run(loaded, features, config, kept)
     assert len(whole.metrics) == 6 and len(kept.all) == 5

@@ -1,5 +1,6 @@
 """Batched continuation: a prompt is read once, fanned out to its samples, and rows leave the batch as they end."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,8 @@ class Sampling:
     """Tokens that end a continuation; None: those that end an answer."""
     batch: int = 64
     """Rows decoded together."""
+    min_p: float = 0.0
+    """Only tokens at least this times as likely as the likeliest are drawn (arXiv 2407.01082); 0 for on-policy RL."""
 
 
 @dataclass(frozen=True)
@@ -53,65 +56,93 @@ def generate(
 ) -> list[list[Continuation]]:
     """Continue each prompt ``how.samples`` times; prompts of like length run together.
 
+    What consecutive prompts about the same images have in common is read once for all of them.
+
     Args:
         model: the (PEFT-wrapped) model to ask in place of ``loaded.model``.
     Returns: one list of continuations a prompt, in order.
     """
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
+    groups = sorted(_groups(prompts, max(1, how.batch // how.samples)), key=lambda g: len(prompts[g[0]].ids))
     found: list[list[Continuation]] = [[] for _ in prompts]
-    size = max(1, how.batch // how.samples)
     randomness = torch.Generator(device="cpu").manual_seed(how.seed)
-    for start in range(0, len(order), size):
-        chosen = order[start : start + size]
-        rows = _decode(loaded, model or loaded.model, [prompts[i] for i in chosen], features, how, randomness)
-        for k, index in enumerate(chosen):
+    done = 0
+    while groups:
+        batch = [groups.pop(0)]
+        while groups and (sum(map(len, batch)) + len(groups[0])) * how.samples <= how.batch:
+            batch.append(groups.pop(0))
+        asked = [[prompts[i] for i in group] for group in batch]
+        rows = _decode(loaded, model or loaded.model, asked, features, how, randomness)
+        for k, index in enumerate(i for group in batch for i in group):
             found[index] = rows[k * how.samples : (k + 1) * how.samples]
-        progress(min(len(order), start + size), len(order))
+            done += 1
+        progress(done, len(prompts))
     return found
+
+
+def _groups(prompts: Sequence[Encoded], most: int) -> list[list[int]]:
+    """Numbers of consecutive prompts about the same images whose beginnings agree beyond these images."""
+    groups: list[list[int]] = []
+    for index, prompt in enumerate(prompts):
+        first = prompts[groups[-1][0]] if groups else prompt
+        alike = prompt.images and prompt.images == first.images and _common([first, prompt]) >= prompt.shared_until
+        if groups and alike and len(groups[-1]) < most:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def _common(group: Sequence[Encoded]) -> int:
+    """Tokens with which all prompts begin; at least one is left to each where there are several."""
+    first, length = group[0].ids, min(len(p.ids) for p in group) - (len(group) > 1)
+    for other in group[1:]:
+        differing = np.flatnonzero(first[:length] != other.ids[:length])
+        length = int(differing[0]) if len(differing) else length
+    return length
 
 
 @torch.inference_mode()
 def _decode(
     loaded: Loaded,
     model: object,
-    prompts: list[Encoded],
+    groups: list[list[Encoded]],
     features: Features,
     how: Sampling,
     randomness: torch.Generator,
 ) -> list[Continuation]:
     inner, device, stops = core(model), loaded.device, how.stops if how.stops is not None else loaded.stops
-    width = max(len(p.ids) for p in prompts)
-    ids = np.full((len(prompts), width), loaded.tokenizer.pad_token_id, np.int64)
-    places = np.zeros((3, len(prompts), width), np.int64)
-    seen = np.zeros((len(prompts), width), np.int64)
-    slots = []
-    for row, prompt in enumerate(prompts):  # padded on the left: every prompt ends in the last column
-        lead = width - len(prompt.ids)
-        ids[row, lead:], places[:, row, lead:], seen[row, lead:] = prompt.ids, prompt.positions, 1
-        slots += [np.arange(row * width + lead + at, row * width + lead + at + n) for _, at, n in prompt.images]
-    embeds = inner.get_input_embeddings()(torch.from_numpy(ids).to(device))
-    if slots:
-        values = features.stack(image for p in prompts for image, _, _ in p.images).to(embeds.dtype)
-        flat = embeds.view(-1, embeds.shape[-1])
-        embeds = flat.index_copy(0, torch.from_numpy(np.concatenate(slots)).to(device), values).view_as(embeds)
+    heads = [(group[0], 0, _common(group)) for group in groups]
+    ids, places, mask, slots = _laid(heads, loaded.tokenizer.pad_token_id, device)
+    embeds = inner.get_input_embeddings()(ids)
+    if len(slots):
+        values = features.stack(image for head, _, _ in heads for image, _, _ in head.images).to(embeds.dtype)
+        embeds = embeds.view(-1, embeds.shape[-1]).index_copy(0, slots, values).view_as(embeds)
     cache = DynamicCache(config=inner.config.get_text_config())
-    mask = torch.from_numpy(seen).to(device)
-    out = inner.model.language_model(
-        inputs_embeds=embeds,
-        attention_mask=mask,
-        position_ids=torch.from_numpy(places).to(device),
-        past_key_values=cache,
-        use_cache=True,
-    )
-    logits = inner.lm_head(out.last_hidden_state[:, -1]).float().repeat_interleave(how.samples, 0)  # (B*G, V)
+
+    def read(embeds: torch.Tensor, mask: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        out = inner.model.language_model(
+            inputs_embeds=embeds, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True
+        )
+        logits: torch.Tensor = inner.lm_head(out.last_hidden_state[:, -1]).float()
+        return logits
+
+    logits = read(embeds, mask, places)
+    if len(groups) < sum(map(len, groups)):
+        owners = torch.tensor([k for k, group in enumerate(groups) for _ in group], device=device)
+        tails = [(p, head[2], len(p.ids)) for group, head in zip(groups, heads, strict=True) for p in group]
+        cache.batch_select_indices(owners)
+        ids, places, seen, _ = _laid(tails, loaded.tokenizer.pad_token_id, device)
+        mask = torch.cat((mask[owners], seen), 1)
+        logits = read(inner.get_input_embeddings()(ids), mask, places)
+    logits = logits.repeat_interleave(how.samples, 0)  # (B*G, V)
     cache.batch_repeat_interleave(how.samples)
     mask = mask.repeat_interleave(how.samples, 0)
-    now = torch.from_numpy(places.max((0, 2)) + 1).to(device).repeat_interleave(how.samples)  # (B*G,)
+    now = (places.amax((0, 2)) + 1).repeat_interleave(how.samples)  # (B*G,)
     rows = torch.arange(len(logits), device=device)
     written: list[list[int]] = [[] for _ in range(len(logits))]
     scores: list[list[float]] = [[] for _ in range(len(logits))]
     for step in range(how.max_new_tokens):
-        chosen, logprob = _pick(logits, how.temperature, randomness)
+        chosen, logprob = _pick(logits, how, randomness)
         for row, token, score in zip(rows.tolist(), chosen.tolist(), logprob.tolist(), strict=True):
             written[row].append(token)
             scores[row].append(score)
@@ -124,21 +155,40 @@ def _decode(
             rows, mask, now, chosen = rows[keep], mask[keep], now[keep], chosen[keep]
         mask = torch.cat((mask, mask.new_ones(len(mask), 1)), 1)
         embeds = inner.get_input_embeddings()(chosen[:, None])
-        out = inner.model.language_model(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            position_ids=now[None, :, None].expand(3, -1, 1),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        logits = inner.lm_head(out.last_hidden_state[:, -1]).float()
+        logits = read(embeds, mask, now[None, :, None].expand(3, -1, 1))
         now = now + 1
     return [Continuation(tuple(w), tuple(s), bool(w) and w[-1] in stops) for w, s in zip(written, scores, strict=True)]
 
 
-def _pick(logits: torch.Tensor, temperature: float, randomness: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    logprobs = torch.log_softmax(logits / (temperature or 1.0), -1)
-    if temperature:
+def _laid(
+    parts: Sequence[tuple[Encoded, int, int]], pad: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Parts of prompts, from one token to another, padded on the left: all end in the last column.
+
+    Returns: ids (B, T), positions (3, B, T), mask (B, T), flat places of the image tokens (M,).
+    """
+    width = max(stop - start for _, start, stop in parts)
+    ids = np.full((len(parts), width), pad, np.int64)
+    places = np.zeros((3, len(parts), width), np.int64)
+    seen = np.zeros((len(parts), width), np.int64)
+    slots = [np.zeros(0, np.int64)]
+    for row, (prompt, start, stop) in enumerate(parts):
+        lead = width - (stop - start)
+        ids[row, lead:], places[:, row, lead:], seen[row, lead:] = (
+            prompt.ids[start:stop], prompt.positions[:, start:stop], 1,
+        )  # fmt: skip
+        at = row * width + lead - start
+        slots += [np.arange(at + first, at + first + n) for _, first, n in prompt.images if start <= first < stop]
+    ids_, places_, seen_ = (torch.from_numpy(x).to(device) for x in (ids, places, seen))
+    return ids_, places_, seen_, torch.from_numpy(np.concatenate(slots)).to(device)
+
+
+def _pick(logits: torch.Tensor, how: Sampling, randomness: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    logprobs = torch.log_softmax(logits / (how.temperature or 1.0), -1)
+    if how.temperature and how.min_p:
+        unlikely = logprobs < logprobs.amax(-1, keepdim=True) + math.log(how.min_p)
+        logprobs = torch.log_softmax(logprobs.masked_fill(unlikely, -torch.inf), -1)
+    if how.temperature:
         chosen = torch.multinomial(logprobs.exp().cpu(), 1, generator=randomness)[:, 0].to(logits.device)
     else:
         chosen = logprobs.argmax(-1)

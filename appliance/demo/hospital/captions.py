@@ -1,7 +1,8 @@
 """Captions of the demo slices: short, simple sentences, each of them true of the slice's ground truth.
 
-A caption is a plane sentence, a sentence that lists two to five visible structures (largest first, sometimes shuffled),
-sometimes a pertinent negative, and a sentence about the lesion: always when one is visible, mostly when none is.
+A caption is a plane sentence, a sentence that lists the visible structures (all of them, so that what it does not name
+is not visible; largest first, sometimes shuffled), sometimes a pertinent negative, and a sentence about the lesion:
+always when one is visible, mostly when none is.
 
     Axial slice of a brain MRI. The thalamus, putamen and caudate nucleus are visible. No lesion is seen.
 
@@ -78,10 +79,9 @@ def sentences(truth: SliceTruth, rng: random.Random) -> list[str]:
     """The caption, sentence by sentence: plane, structures, a pertinent negative, lesion."""
     said = [plane_sentence(truth, rng.choice(PLANE_FORMS))]
     if truth.visible:
-        count = min(rng.randint(2, 5), len(truth.visible))
-        named = list(truth.visible[:count])
+        named = list(truth.visible)
         if rng.random() < SHUFFLED:
-            named = rng.sample(truth.visible, count)
+            rng.shuffle(named)
         said.append(structure_sentence(named, rng.choice(STRUCTURE_FORMS)))
     absent = [name for name in NAMES if truth.shows(name) is False]
     if absent and rng.random() < WITH_ABSENT:

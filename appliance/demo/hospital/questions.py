@@ -3,7 +3,8 @@
 Within each template yes and no are equally frequent, and each name a question speaks of (a plane, a structure) is
 asked as often where it is true as where it is false, so that neither the wording nor the name gives the answer away.
 The planes of a which-plane template and the sides of a which-side template are equally frequent. Side is asked only
-on axial and coronal slices, and the convention is stated.
+on axial and coronal slices, by radiological convention: the patient's left is on the image's right. The wordings are
+ordinary ones, and the starter's synthesizer has several of them: a model of its size does not see through paraphrases.
 """
 
 import json
@@ -19,30 +20,11 @@ from appliance.demo.hospital.truth import SliceTruth
 Kind = Literal["plane_which", "plane_yesno", "structure_yesno", "lesion_yesno", "side_which"]
 
 TEMPLATES: Final[dict[Kind, tuple[str, ...]]] = {
-    "plane_which": (
-        "Which plane is this: axial, coronal or sagittal?",
-        "Is this slice axial, coronal or sagittal?",
-        "What is the plane of this slice: axial, coronal or sagittal?",
-    ),
-    "plane_yesno": (
-        "Is this {a_plane} slice?",
-        "Is the plane of this slice {plane}?",
-        "Does the image show {a_plane} slice?",
-    ),
-    "structure_yesno": (
-        "Is the {name} visible?",
-        "Can the {name} be seen?",
-        "Does the slice show the {name}?",
-    ),
-    "lesion_yesno": (
-        "Is there a lesion?",
-        "Is a lesion visible?",
-        "Does the slice show a lesion?",
-    ),
-    "side_which": (
-        "On which side of the patient is the lesion: left or right? (radiological convention)",
-        "Is the lesion on the left or right of the patient? (radiological convention)",
-    ),
+    "plane_which": ("Which plane is shown?", "What plane is this?", "What view is this?"),
+    "plane_yesno": ("Is this {a_plane} slice?", "Is the plane {plane}?", "Is the image {plane}?"),
+    "structure_yesno": ("Is the {name} visible?", "Can you see the {name}?", "Is the {name} seen?"),
+    "lesion_yesno": ("Is there a lesion?", "Is a lesion seen?", "Can you see a lesion?"),
+    "side_which": ("On which side is the lesion?", "Which side is the lesion on?"),
 }
 """Wordings by kind. ``{a_plane}`` is "an axial"."""
 

@@ -27,12 +27,14 @@ CENTRE_MM: Final = (0.0, -17.0, 5.0)
 """RAS position at the middle of every field of view: the middle of the head, not of the coordinates."""
 RANGE_MM: Final[dict[Plane, tuple[int, int]]] = {"axial": (-46, 66), "coronal": (-90, 54), "sagittal": (-58, 58)}
 """Positions along each plane's normal at which a slice may be taken."""
-VISIBLE_MM2: Final = 60.0
-"""Area from which a structure counts as visible."""
+VISIBLE_MM2: Final = 300.0
+"""Area from which a structure counts as visible; five to thirteen do on most slices, and captions name them all."""
 ABSENT_MM2: Final = 8.0
 """Area below which a structure counts as absent."""
 VISIBLE_LESION_MM2: Final = 45.0
 """Area from which a lesion counts as visible: 20 pixels."""
+SITE_MM2: Final = 60.0
+"""Area of a structure from which it counts as the place of a lesion."""
 TRACE: Final = 0.1
 """Cover below which there is no trace of a lesion in a pixel."""
 TISSUE: Final = 0.66
@@ -161,8 +163,8 @@ def _truth(anatomy: Anatomy, patient: Patient, plane: Plane, at: int, name: str,
 
     lesion_mm2 = _lesion_mm2(cut.lesion)
     shown = None
-    if patient.lesion is not None and lesion_mm2 >= VISIBLE_LESION_MM2 and patient.lesion.structure in visible:
-        ill = patient.lesion
+    ill = patient.lesion
+    if ill is not None and lesion_mm2 >= VISIBLE_LESION_MM2 and total[ill.structure] >= SITE_MM2:
         shown = LesionTruth(ill.side, ill.structure, ill.tone, round(lesion_mm2))
     return SliceTruth(
         slice_id=name,
