@@ -31,20 +31,20 @@ class SftConfig:
 
     epochs: int = 3
     """Passes over the data."""
-    rows_per_step: int = 16
+    rows_per_step: int = 4
     """Rows an optimizer step; a row is one image with all its conversations."""
-    micro_rows: int = 8
+    micro_rows: int = 4
     """Rows a forward pass."""
-    length_power: float = 1.0
+    length_power: float = 0.25
     """An answer of n tokens weighs n to this power: 1 is the plain mean over tokens (METHODS 1.6), 0 makes all answers
     alike, so that a caption does not drown a "Yes"."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """AdamW (paged, in 8 bits on a GPU), or Muon (arXiv 2502.16982): fewer steps for a small model and small steps."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.2e-3
     """Peak rate."""
     warmup: float = 0.05
     """Share of the steps that warm up; the rest follows a cosine to zero."""
-    checkpoint_every: int = 50
+    checkpoint_every: int = 100
     """Steps between checkpoints."""
     seed: int = 0
     """Seed of the order of the rows and of the adapter."""

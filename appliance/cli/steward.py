@@ -201,12 +201,12 @@ def synth(
     help="Rank of the adapter; its scale is twice that.",
 )
 @click.option(
-    "--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True, help="Peak rate."
+    "--learning-rate", type=click.FloatRange(0, min_open=True), default=1.2e-3, show_default=True, help="Peak rate."
 )
 @click.option(
     "--rehearse",
     type=click.IntRange(0),
-    default=300,
+    default=600,
     show_default=True,
     help="Questions about drawn general pictures mixed in, against forgetting.",
 )
@@ -253,7 +253,7 @@ def train(
 
 @click.command()
 @_MODEL
-@click.option("--steps", type=click.IntRange(1), default=20, show_default=True, help="Optimizer steps.")
+@click.option("--steps", type=click.IntRange(1), default=10, show_default=True, help="Optimizer steps.")
 @click.option("--group", type=click.IntRange(2), default=8, show_default=True, help="Completions a prompt, G.")
 @click.option(
     "--mirror/--no-mirror",

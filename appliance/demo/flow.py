@@ -64,7 +64,7 @@ def run_demo(config: DemoConfig, stage: Stage, say: Callable[[str], None]) -> di
                 dataclasses.replace(desk, progress=progress),
                 config.model,
                 sft_config(config.fast),
-                rehearse=24 if config.fast else 300,
+                rehearse=24 if config.fast else 600,
             )
         with stage("GRPO with the mirror constraint") as progress:
             aligned = align(dataclasses.replace(desk, progress=progress), config.model, grpo_config(config.fast))
@@ -117,7 +117,7 @@ def sft_config(fast: bool) -> SftConfig:
 
 def grpo_config(fast: bool) -> GrpoConfig:
     """Numbers of the alignment stage."""
-    return GrpoConfig(steps=2, prompts=4, group=4, checkpoint_every=1) if fast else GrpoConfig()
+    return GrpoConfig(steps=2, prompts=4, group=4, checkpoint_every=1) if fast else GrpoConfig(steps=10)
 
 
 def open_home(config: DemoConfig) -> Vault:

@@ -20,7 +20,14 @@ from train.models.forward import learned_logits
 from train.sft import SftConfig, Trained, _step, rows_of, run_sft
 
 CONFIG = SftConfig(
-    epochs=2, rows_per_step=2, micro_rows=1, learning_rate=5e-3, warmup=0.3, checkpoint_every=1, lora=LoraConfig(4, 8)
+    epochs=2,
+    rows_per_step=2,
+    micro_rows=1,
+    length_power=1.0,
+    learning_rate=5e-3,
+    warmup=0.3,
+    checkpoint_every=1,
+    lora=LoraConfig(4, 8),
 )
 IMAGES = ("1:32:32", "2:48:32", "3:32:64", "4:16:16")
 
