@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from typing import TextIO
 
 Progress = Callable[[int, int, str], None]
-"""Called with how many are done, of how many (0: not known yet), and of what (`steps`, `images`: a plural noun)."""
+"""Called with how many are done, of how many (0: not known yet), and of what: a plural noun, and after a comma a figure
+that may change (`images`; `steps, loss 0.31`)."""
 PLAIN_EVERY_S = 5.0
 """Seconds between two plain lines."""
 
@@ -29,7 +30,7 @@ def progress(title: str, stream: TextIO | None = None) -> Iterator[Progress]:
         stream: where to write; stderr unless said.
 
     Yields:
-        The callback to hand down. A new `what`, or a `done` that falls, begins a new phase with its own rate.
+        The callback to hand down. A new noun, or a `done` that falls, begins a new phase with its own rate.
     """
     stream = sys.stderr if stream is None else stream
     with _bar(title, stream) if stream.isatty() else _lines(title, stream) as report:
@@ -60,8 +61,10 @@ def _bar(title: str, stream: TextIO) -> Iterator[Progress]:
             if meter is None or task is None or meter.is_over(done, what):
                 meter = Meter(done, what)
                 task = bars.add_task(f"{title}: {what}", total=total or None, completed=done, rate="")
-            meter.done = done
-            bars.update(task, completed=done, total=total or None, rate=meter.rate_text())
+            meter.done, meter.what = done, what
+            bars.update(
+                task, description=f"{title}: {what}", completed=done, total=total or None, rate=meter.rate_text()
+            )
 
         yield report
 
@@ -77,7 +80,7 @@ def _lines(title: str, stream: TextIO) -> Iterator[Progress]:
         nonlocal meter, said_s, said
         if meter is None or meter.is_over(done, what):
             meter, said_s, said = Meter(done, what), 0.0, None
-        meter.done = done
+        meter.done, meter.what = done, what
         now = time.monotonic()
         finished = total > 0 and done >= total
         if (done, total) != said and (finished or now - said_s >= PLAIN_EVERY_S):
@@ -97,7 +100,7 @@ class Meter:
 
     def is_over(self, done: int, what: str) -> bool:
         """Whether a report belongs to another phase."""
-        return what != self.what or done < self.done
+        return what.partition(",")[0] != self.what.partition(",")[0] or done < self.done
 
     def rate(self) -> float:
         """Units a second since the phase was taken up; 0 while unknown."""

@@ -27,7 +27,7 @@ class SynthConfig:
     temperature: float = 0.8
     """Of the dialogues; 0 with one sample is the published greedy form."""
     min_p: float = 0.05
-    """Tokens less than this times as likely as the likeliest are not drawn: a misspelt name stays misspelt."""
+    """Tokens less than this times as likely as the likeliest are not drawn: one unlucky token misspells a name."""
     max_new_tokens: int = 320
     """Tokens of a dialogue at most."""
     borrow: int = 8
@@ -68,7 +68,7 @@ def write_chunk(
 def borrowed_questions(
     pairs: Sequence[Pair], triplets: Sequence[Triplet], config: SynthConfig
 ) -> list[tuple[Pair, str]]:
-    """Questions that were written for other images and can be asked of any, drawn as often as they were written."""
+    """Questions that were written for other images and can be asked of any; the more often written, the likelier."""
     captions = {pair.record: pair.caption for pair in pairs}
     own: dict[str, set[str]] = {}
     closed, quoted = list[str](), list[str]()

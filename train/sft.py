@@ -102,7 +102,7 @@ def run_sft(
             metrics.append(
                 {"step": step, "loss": loss, "rate": rate, "tokens": learned, "seconds": time.perf_counter() - started}
             )
-            progress(step + 1, len(plan), f"loss {loss:.3f}")
+            progress(step + 1, len(plan), f"steps, loss {loss:.3f}")
             if (step + 1) % config.checkpoint_every == 0 and step + 1 < len(plan):
                 store.save(snapshot(Checkpoint(step + 1, tuple(metrics)), model, optimizer))
         return Trained(pack(model, config.lora, loaded.digest), tuple(metrics))

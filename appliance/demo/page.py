@@ -70,6 +70,8 @@ class Story:
     """Of the export, by quantisation."""
     loss: Sequence[float]
     """Of supervised training, a step each."""
+    rehearsed: int
+    """Questions about general pictures that were mixed in."""
     align: Sequence[dict[str, float]]
     """Metrics of GRPO, a step each."""
     synthesis: dict[str, Any]
@@ -98,8 +100,10 @@ def render(story: Story) -> str:
         "biased and noised by seed, some with a simulated lesion. This is a demonstration, not a medical product.</p>",
         _facts(story),
         "<h2>Before and after, on held-out patients</h2><p>Strict closed accuracy of the GGUF files that ship: exactly "
-        f"one choice named, on word boundaries, and the right one. {held['n']} questions; 95 % intervals from "
-        "resampling whole patients.</p>",
+        f"one choice named, on word boundaries, and the right one. {held['n']} questions, yes and no equally often in "
+        "each wording; 95 % intervals from resampling whole patients. Sides are the patient's, by radiological "
+        "convention: left is on the image's right. The questions are put in wordings that the synthesizer knows "
+        "too.</p>",
         f"<div class=row>{_bars(held, 'held-out patients')}{_bars(general, 'general suite (drawn pictures)')}</div>",
         _table(held),
         _tests(held),
@@ -171,7 +175,9 @@ def _learning(story: Story) -> str:
     rewards = [m["reward"] for m in story.align]
     mirror = [m["domain_js"] for m in story.align if "domain_js" in m]
     return (
-        f"<h2>Learning</h2><div class=row>{curve('single-stage QLoRA: loss of learned tokens', story.loss, 'nats', 5)}"
+        "<h2>Learning</h2><p>While it learned, the model rehearsed "
+        f"{story.rehearsed} questions about drawn pictures, others than those it is measured by, so as not to forget."
+        f"</p><div class=row>{curve('single-stage QLoRA: loss of learned tokens', story.loss, 'nats', 5)}"
         f"{curve('GRPO: mean reward of rollouts', rewards, 'reward', 3)}"
         f"{curve('GRPO: mirror divergence JS', mirror, 'bits', 3)}</div>"
     )

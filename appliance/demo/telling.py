@@ -85,6 +85,7 @@ def tell(
         gates=gates,
         parity=parity,
         loss=[m["loss"] for m in loss],
+        rehearsed=runs.learned.config["rehearse"],
         align=steps,
         synthesis=synthesis,
         samples=samples,

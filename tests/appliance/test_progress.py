@@ -34,6 +34,19 @@ def test_a_resumed_phase_counts_its_rate_from_where_it_was_taken_up(clock: Clock
     assert out.getvalue().splitlines() == ["train: 300/400 steps", "train: 320/400 steps, 2.0/s, 40 s left"]
 
 
+def test_a_figure_after_the_noun_may_change_within_a_phase(clock: Clock) -> None:
+    out = io.StringIO()
+    with progress("train", out) as report:
+        for done in range(1, 12):
+            report(done, 100, f"steps, loss {1 / done:.2f}")
+            clock.now += 1
+    assert out.getvalue().splitlines() == [
+        "train: 1/100 steps, loss 1.00",
+        "train: 6/100 steps, loss 0.17, 1.0/s, 1 min 34 s left",
+        "train: 11/100 steps, loss 0.09, 1.0/s, 1 min 29 s left",
+    ]
+
+
 def test_lines_come_every_few_seconds_and_at_the_end(clock: Clock) -> None:
     out = io.StringIO()
     with progress("synth", out) as report:

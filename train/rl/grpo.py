@@ -141,7 +141,7 @@ def run_grpo(
             if useful := [g for g in groups if np.std(g.rewards) > 0]:
                 row |= _update(loaded, model, useful, features, config, mirror, optimizer)
             metrics.append(row | {"seconds": time.perf_counter() - started})
-            progress(step + 1, config.steps, f"reward {row['reward']:.2f}")
+            progress(step + 1, config.steps, f"steps, reward {row['reward']:.2f}")
             if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
                 store.save(snapshot(Checkpoint(step + 1, tuple(metrics)), model, optimizer))
         return Aligned(pack(model, shape, loaded.digest), tuple(metrics))
