@@ -31,7 +31,8 @@ def curve(title: str, values: Sequence[float], unit: str, smooth: int = 1) -> st
     frame = f'<path d="M{LEFT} 8V{HEIGHT - BOTTOM}H{WIDTH - 8}" class="axis"/>'
     foot = f'<text x="{WIDTH - 8}" y="{HEIGHT - 8}" class="tick" text-anchor="end">step {len(values)}</text>'
     name = f'<text x="{LEFT + 8}" y="{HEIGHT - 8}" class="tick">{escape(unit)}</text>'
-    drawn = f"{frame}{marks}{foot}{name}{raw}{path(means, 'class=line')}"
+    line = path(means, 'class="line"')
+    drawn = f"{frame}{marks}{foot}{name}{raw}{line}"
     return _figure(title, HEIGHT, drawn)
 
 
