@@ -30,7 +30,7 @@ class SynthConfig:
     """Tokens less than this times as likely as the likeliest are not drawn: one unlucky token misspells a name."""
     max_new_tokens: int = 320
     """Tokens of a dialogue at most."""
-    borrow: int = 8
+    borrow: int = 6
     """Questions of other images asked of each image: a quarter such as a caption answers word for word, else closed."""
     threshold: float = 0.0
     """Nats by which Yes must win."""

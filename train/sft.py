@@ -29,7 +29,7 @@ from train.models.loading import Loaded
 class SftConfig:
     """How to train."""
 
-    epochs: int = 3
+    epochs: int = 4
     """Passes over the data."""
     rows_per_step: int = 4
     """Rows an optimizer step; a row is one image with all its conversations."""

@@ -1,5 +1,6 @@
 """The data steward's commands: from an empty directory to a signed model, one stage a command."""
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ _QUESTIONS = click.option(
 
 def _desk(opened: Any, title: str) -> Any:
     """A desk whose progress is drawn under ``title``: a context manager."""
-    from contextlib import contextmanager
 
     @contextmanager
     def open_desk() -> Any:
@@ -192,7 +192,7 @@ def synth(
 
 @click.command()
 @_MODEL
-@click.option("--epochs", type=click.IntRange(1), default=3, show_default=True, help="Passes over the data.")
+@click.option("--epochs", type=click.IntRange(1), default=4, show_default=True, help="Passes over the data.")
 @click.option(
     "--rank",
     type=click.IntRange(1),
