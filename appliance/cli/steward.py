@@ -193,13 +193,7 @@ def synth(
 @click.command()
 @_MODEL
 @click.option("--epochs", type=click.IntRange(1), default=4, show_default=True, help="Passes over the data.")
-@click.option(
-    "--rank",
-    type=click.IntRange(1),
-    default=32,
-    show_default=True,
-    help="Rank of the adapter; its scale is twice that.",
-)
+@click.option("--rank", type=click.IntRange(1), default=32, show_default=True, help="Rank; the scale is twice that.")
 @click.option(
     "--learning-rate", type=click.FloatRange(0, min_open=True), default=1.2e-3, show_default=True, help="Peak rate."
 )
