@@ -5,16 +5,15 @@ its own help is asked for, so that `cloche --help` answers in less than 200 ms.
 """
 
 import errno
-import importlib
 import os
 import sys
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from appliance.cli.lazy import Entry, LazyGroup
 from appliance.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,18 +23,6 @@ BUG, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 """Exit codes that are not an error's own (those are in audit.errors: 3 refused, 4 integrity, 5 gate, 6 environment)."""
 FLOORS = ("appliance", "synth", "train", "audit")
 """Our own packages: a module that is missing there is a bug, not a missing installation."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One command in the table of contents."""
-
-    where: str
-    """Module and attribute, `package.module:name`."""
-    person: str
-    """Who it is for; the heading it stands under in `cloche --help`."""
-    says: str
-    """One line of help, so that listing the commands imports none of them."""
 
 
 ANYONE, IT, STEWARD = "Anyone new", "Hospital IT", "Data steward"
@@ -55,33 +42,9 @@ COMMANDS: dict[str, Entry] = {
     "models": Entry("appliance.cli.listings:models", STEWARD, "List the models, with what each was made from."),
     "runs": Entry("appliance.cli.listings:runs", STEWARD, "List the runs, finished and interrupted."),
     "ask": Entry("appliance.cli.clinician:ask", CLINICIAN, "Ask a question about an image."),
-    "audit": Entry("appliance.cli.officer:audit", OFFICER, "Read, verify and report what was done with data."),
+    "audit": Entry("appliance.cli.officer.group:audit", OFFICER, "Read, verify and report what was done with data."),
 }
 """Every command of `cloche`, in the order in which a person meets them."""
-
-
-class LazyGroup(click.Group):
-    """A group that knows its commands by name and imports each only when it is needed."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        entry = COMMANDS.get(cmd_name)
-        return None if entry is None else load(entry)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for person in dict.fromkeys(entry.person for entry in COMMANDS.values()):
-            with formatter.section(person):
-                formatter.write_dl([(name, entry.says) for name, entry in COMMANDS.items() if entry.person == person])
-
-
-def load(entry: Entry) -> click.Command:
-    """Import the command that `entry` names."""
-    module, _, attribute = entry.where.partition(":")
-    command = getattr(importlib.import_module(module), attribute)
-    assert isinstance(command, click.Command), f"{entry.where} is not a command"  # noqa: S101 a bug of ours, not input
-    return command
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -92,7 +55,11 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
         ctx.exit()
 
 
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(
+    cls=LazyGroup,
+    contents=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.option(
     "--home",
     envvar="CLOCHE_HOME",

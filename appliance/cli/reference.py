@@ -42,7 +42,7 @@ def page() -> str:
     """The whole document."""
     parts = [HEAD]
     for name, command, context in every_command():
-        person = f"For: {COMMANDS[name.split()[1]].person}.\n\n" if " " in name else ""
+        person = f"For: {COMMANDS[name.split()[1]].heading}.\n\n" if " " in name else ""
         parts.append(f"## {name}\n\n{person}```text\n{command.get_help(context).rstrip()}\n```\n")
     return "\n".join(parts)
 

@@ -12,8 +12,10 @@ from pathlib import Path
 import click
 import pytest
 
+from appliance.cli import lazy
 from appliance.cli import main as front
-from appliance.cli.main import COMMANDS, Entry
+from appliance.cli.lazy import Entry
+from appliance.cli.main import COMMANDS
 from appliance.cli.reference import every_command, page
 from appliance.settings import Settings
 from audit import errors
@@ -38,7 +40,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]],
     def install(function: Callable[[], object]) -> list[str]:
         made = click.Command("try", callback=function)
         monkeypatch.setitem(COMMANDS, "try", Entry("tests:try", front.ANYONE, "For this test."))
-        monkeypatch.setattr(front, "load", lambda entry: made)
+        monkeypatch.setattr(lazy, "load", lambda entry: made)
         return ["try"]
 
     return install
@@ -66,13 +68,13 @@ def test_the_trust_floor_imports_nothing_heavy() -> None:
 def test_help_lists_every_command_under_its_person(run: Run) -> None:
     code, out, err = run("--help")
     assert (code, err) == (0, "")
-    heading = {row: title for title in {entry.person for entry in COMMANDS.values()} for row in [f"{title}:"]}
+    heading = {row: title for title in {entry.heading for entry in COMMANDS.values()} for row in [f"{title}:"]}
     person, found = "", {}
     for line in out.splitlines():
         person = heading.get(line, person)
         if person and line.startswith("  "):
             found[line.split()[0]] = person
-    assert found == {name: entry.person for name, entry in COMMANDS.items()}
+    assert found == {name: entry.heading for name, entry in COMMANDS.items()}
 
 
 @pytest.mark.parametrize(("name", "command_", "context"), PAGES, ids=[name for name, _, _ in PAGES])

@@ -1,0 +1,1 @@
+"""The compliance officer's commands, `cloche audit`: keys, proof, questions and papers."""

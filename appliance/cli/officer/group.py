@@ -1,0 +1,19 @@
+"""`cloche audit`: the table of contents of what a compliance officer types, on the box or on a laptop."""
+
+import click
+
+from appliance.cli.lazy import Entry, LazyGroup
+
+KEYS, PROOF, QUESTIONS = "Keys", "Proof", "Questions"
+COMMANDS: dict[str, Entry] = {
+    "keygen": Entry("appliance.cli.officer.keys:keygen", KEYS, "Make a key pair that can read the log."),
+    "verify": Entry("appliance.cli.officer.proof:verify", PROOF, "Verify every entry with the log's public key alone."),
+    "show": Entry("appliance.cli.officer.show:show", QUESTIONS, "Decrypt the log's events and list them."),
+    "trace": Entry("appliance.cli.officer.trace:trace", QUESTIONS, "Show what a thing was made from, and became."),
+}
+"""Every command of `cloche audit`, in the order in which an officer meets them."""
+
+
+@click.command(cls=LazyGroup, contents=COMMANDS)
+def audit() -> None:
+    """Read, verify and report what was done with data."""
