@@ -8,29 +8,25 @@ import fcntl
 import os
 from pathlib import Path
 
-from audit.checkpoint import Checkpoint, VerifierKey, open_note
+from audit.checkpoint import Checkpoint
 from audit.errors import BadInput, IntegrityFailure, storage
+from audit.rotation import KeyChain
 
 BYTES = 512
 """Bytes of the file: a signed checkpoint, then zeros."""
 
 
-def read(path: Path, key: VerifierKey) -> Checkpoint:
-    """The checkpoint of the mark.
+def parse(data: bytes | None, chain: KeyChain, path: Path) -> Checkpoint:
+    """The checkpoint of the mark's bytes, None where there is no file.
 
     Raises:
         IntegrityFailure: the file is gone or does not hold a checkpoint of this log.
     """
-    return parse(path.read_bytes() if path.is_file() else None, key, path)
-
-
-def parse(data: bytes | None, key: VerifierKey, path: Path) -> Checkpoint:
-    """The checkpoint of the mark's bytes, None where there is no file. Raises as `read`."""
     hint = "if nobody restored or moved it on purpose, entries may be lost: keep the disk as it is and ask for help"
     if data is None:
         raise IntegrityFailure("the log's high-water mark is gone", where=str(path), hint=hint)
     try:
-        return open_note(data.rstrip(b"\x00"), key)
+        return chain.open(data.rstrip(b"\x00"))
     except IntegrityFailure as error:
         raise IntegrityFailure(
             "the high-water mark does not hold a checkpoint of this log", where=str(path), hint=hint

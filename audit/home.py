@@ -38,9 +38,9 @@ def make(home: Path, fill: Callable[[Path], None], created: str) -> None:
         write_new(made / DESCRIPTION, json.dumps(about, indent=2).encode() + b"\n", mode=0o644)
         with storage(home):
             for path in [*made.rglob("*"), made]:
-                _flush(path)
+                flush(path)
             made.rename(home)
-            _flush(home.parent)
+            flush(home.parent)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
@@ -66,7 +66,7 @@ def check(home: Path) -> None:
         )
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Make a file, or the names in a directory, durable."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -17,10 +17,11 @@ from typing import Self
 from audit import highwater, store
 from audit.checkpoint import Checkpoint, Signer, VerifierKey, open_note
 from audit.entry import EVENT, HEARTBEAT, KEYS, Entry, size_class_of
-from audit.errors import EnvironmentProblem, IntegrityFailure, storage
+from audit.errors import EnvironmentProblem, IntegrityFailure, Refused, storage
 from audit.events import Event
 from audit.keys import Recipient
 from audit.merkle import Frontier
+from audit.rotation import KeyChain, Rotation
 from audit.sealing import Segment, common_suite
 
 _CLASSES = {"keys.changed": KEYS, "heartbeat": HEARTBEAT}
@@ -65,29 +66,37 @@ class Log:
         self._of_parents: list[sqlite3.Connection] = []
         if not path.is_file():
             raise IntegrityFailure("the log is gone", where=str(path), hint="restore the last backup beside it")
-        mark = highwater.read(high_water, signer.key)
+        self._seen: Frontier | None = None
+        self._seen_note = b""
         with storage(path):
             self._connection, self._process = store.writer(path), os.getpid()
-            self._seen: Frontier | None = None
-            self._seen_note = b""
-            self._seen = self._read_head()
-        if self._seen.size < mark.size or (self._seen.size == mark.size and self._seen.root() != mark.root):
-            self.close()
-            raise IntegrityFailure(
-                f"the log has {self._seen.size} entries, its high-water mark says {mark.size}: it was cut short or "
-                "replaced by another copy",
-                where=str(path),
-                hint=_HINT,
-            )
+            try:
+                self._check_mark()
+            except BaseException:
+                self.close()
+                raise
 
     @classmethod
-    def create(cls, path: Path, signer: Signer, recipients: Sequence[Recipient], high_water: Path) -> Self:
-        """Make an empty log and open it. Raises Refused for fewer than two recipients, EnvironmentProblem."""
+    def create(
+        cls,
+        path: Path,
+        signer: Signer,
+        recipients: Sequence[Recipient],
+        high_water: Path,
+        *,
+        predecessor: bytes = b"",
+    ) -> Self:
+        """Make an empty log and open it; `predecessor` is the note of `rotation.Predecessor.sign`, if any.
+
+        Raises:
+            Refused: there are fewer than two recipients.
+            EnvironmentProblem: the disk refuses.
+        """
         common_suite(recipients)
         empty = Checkpoint(signer.key.name, 0, Frontier().root())
         note = signer.sign(empty)
         with storage(path):
-            store.create(path, store.Head(b"", note, signer.key.to_text().encode()))
+            store.create(path, store.Head(b"", note, signer.key.to_text().encode()), predecessor)
         highwater.raise_to(high_water, 0, note)
         return cls(path, signer, recipients, high_water)
 
@@ -132,19 +141,43 @@ class Log:
             EnvironmentProblem: the disk refuses; none is committed, and whoever wanted them must stop.
             IntegrityFailure: the log is not the one that this process has seen before.
         """
+        return self._append(events) if events else []
+
+    def rotate(self, new: Signer, event: Event) -> int:
+        """Hand the log over to a new key, in one transaction with the event about it; return its sequence.
+
+        Args:
+            new: the new key, under the log's own name; keep it safe before this is called.
+            event: of the kind ``keys.changed``.
+
+        Raises:
+            Refused: the key has another log's name, or is the one that signs already.
+        """
+        if new.key.name != self.key.name or new.key == self.key:
+            raise Refused("a log is handed over to a new key under its own name", where=new.key.name)
+        return self._append([event], heir=new)[0]
+
+    def change_recipients(self, recipients: Sequence[Recipient], event: Event) -> int:
+        """Commit the event, then seal what comes after it to others. Raises Refused for fewer than two."""
+        common_suite(recipients)
+        sequence = self.append(event)  # those who could read so far can read this, too
+        with self._lock:
+            self._recipients, self._segment = tuple(recipients), None
+        return sequence
+
+    def _append(self, events: Sequence[Event], heir: Signer | None = None) -> list[int]:
         payloads = [(event.stamped().encode(), _CLASSES.get(event.kind, EVENT)) for event in events]
         for payload, _ in payloads:
             size_class_of(len(payload))
-        if not payloads:
-            return []
         with self._lock:
             self._after_fork()
             try:
                 with storage(self.path):
-                    sequences, frontier, note = self._commit(payloads)
+                    sequences, frontier, note = self._commit(payloads, heir)
             except BaseException:
                 self._segment = None  # its ratchet has moved on: the keys of what was not committed are gone
                 raise
+            self._signer = heir or self._signer
             self._seen, self._seen_note = frontier, note
             highwater.raise_to(self._high_water, frontier.size, note)
         return sequences
@@ -155,7 +188,7 @@ class Log:
             self._after_fork()
             return store.head(self._connection).note
 
-    def _commit(self, payloads: Sequence[tuple[bytes, int]]) -> tuple[list[int], Frontier, bytes]:
+    def _commit(self, payloads: Sequence[tuple[bytes, int]], heir: Signer | None) -> tuple[list[int], Frontier, bytes]:
         """Seal, insert and sign in one transaction; the events' sequences, the new frontier, the new note."""
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
@@ -169,8 +202,13 @@ class Log:
                     self._insert(frontier, self._segment.opening)
                 sequences.append(frontier.size)
                 self._insert(frontier, self._segment.seal(frontier.size, payload, class_))
-            note = self._signer.sign(Checkpoint(self.key.name, frontier.size, frontier.root()))
+            checkpoint = Checkpoint(self.key.name, frontier.size, frontier.root())
+            note = (heir or self._signer).sign(checkpoint)
             connection.execute("UPDATE head SET frontier = ?, note = ? WHERE id = 0", (frontier.to_bytes(), note))
+            if heir is not None:
+                handed = Rotation(checkpoint, self.key, heir.key).sign(self._signer, heir)
+                connection.execute("INSERT INTO rotations VALUES (?, ?)", (frontier.size, handed))
+                connection.execute("UPDATE head SET key = ? WHERE id = 0", (heir.key.to_text().encode(),))
             if before // store.MILESTONE != frontier.size // store.MILESTONE:
                 connection.execute("INSERT INTO checkpoints VALUES (?, ?)", (frontier.size, note))
             connection.execute("COMMIT")
@@ -185,7 +223,22 @@ class Log:
         self._connection.execute(
             "INSERT INTO entries VALUES (?, ?, ?, ?)", (frontier.size, entry.header, entry.body, leaf)
         )
-        frontier.add(leaf)
+        for subtree in frontier.add(leaf):
+            self._connection.execute("INSERT INTO subtrees VALUES (?, ?, ?)", subtree)
+
+    def _check_mark(self) -> None:
+        """Hold the log against its high-water mark. Raises IntegrityFailure where entries were lost."""
+        mark_file = self._high_water.read_bytes() if self._high_water.is_file() else None
+        self._seen = self._read_head()
+        chain = KeyChain.of(self.key, store.rotations(self._connection))
+        mark = highwater.parse(mark_file, chain, self._high_water)
+        if self._seen.size < mark.size or (self._seen.size == mark.size and self._seen.root() != mark.root):
+            raise IntegrityFailure(
+                f"the log has {self._seen.size} entries, its high-water mark says {mark.size}: it was cut short or "
+                "replaced by another copy",
+                where=str(self.path),
+                hint=_HINT,
+            )
 
     def _read_head(self) -> Frontier:
         """The tree's right edge as the database has it, held against its signature and against what we saw last.
@@ -197,6 +250,7 @@ class Log:
             head = store.head(self._connection)
             if self._seen is not None and head.note == self._seen_note and head.frontier == self._seen.to_bytes():
                 return self._seen.copy()  # what we signed ourselves: the signature need not be verified again
+            self._check_handed_over()
             signed = open_note(head.note, self.key)
             frontier = Frontier.from_bytes(signed.size, head.frontier)
             intact = frontier.root() == signed.root and self._continues(frontier)
@@ -205,6 +259,11 @@ class Log:
         if not intact:
             raise IntegrityFailure("the log is not the one seen before", where=str(self.path), hint=_HINT)
         return frontier
+
+    def _check_handed_over(self) -> None:
+        """See that no other process has handed the log to another key meanwhile. Raises Refused."""
+        if any(Rotation.open(note).old == self.key for note in store.rotations(self._connection)):
+            raise Refused("the log was handed over to a new key", where=str(self.path), hint="type the same again")
 
     def _continues(self, frontier: Frontier) -> bool:
         """Whether what we saw last, and the leaves that came since, make this frontier."""

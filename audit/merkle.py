@@ -3,13 +3,31 @@
 Hashes are 32 bytes of SHA-256; a leaf is SHA-256(0x00 | data), a node SHA-256(0x01 | left | right).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
+from typing import NamedTuple
 
 HASH_BYTES = 32
 """Bytes of a hash."""
 EMPTY_ROOT = sha256().digest()
 """Root of the tree without leaves (RFC 9162, section 2.1.1)."""
+TILE_LEVELS = 8
+"""Roots of perfect subtrees are kept on every eighth level: of 256 leaves, of 65,536 ... (the tiles of C2SP)."""
+
+
+class Subtree(NamedTuple):
+    """A perfect subtree whose root is kept, so that a proof need not start from the leaves."""
+
+    level: int
+    """Its height: 2^level leaves; a multiple of `TILE_LEVELS`."""
+    place: int
+    """Its place among the subtrees of its level, from 0."""
+    hash: bytes
+    """Its root, 32 bytes."""
+
+
+Subroot = Callable[[int, int], bytes]
+"""Root over the leaves from the first index up to, not including, the second."""
 
 
 def leaf_hash(data: bytes) -> bytes:
@@ -34,14 +52,20 @@ class Frontier:
         self.size = size
         self.hashes = list(hashes)
 
-    def add(self, leaf: bytes) -> None:
-        """Append the hash of one leaf."""
+    def add(self, leaf: bytes) -> Sequence[Subtree]:
+        """Append the hash of one leaf; return the kept subtrees that it completes."""
         size, hashes = self.size, self.hashes
+        complete: list[Subtree] | tuple[()] = ()
+        level = 0
         while size & 1:
             leaf = sha256(b"\x01" + hashes.pop() + leaf).digest()
             size >>= 1
+            level += 1
+            if not level % TILE_LEVELS:
+                complete = [*complete, Subtree(level, size, leaf)]
         hashes.append(leaf)
         self.size += 1
+        return complete
 
     def root(self) -> bytes:
         """Root of the tree so far."""
@@ -76,20 +100,30 @@ def root(leaves: Iterable[bytes]) -> bytes:
     return frontier.root()
 
 
-def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
-    """The sibling hashes from leaf `index` to the root. Source: RFC 9162, section 2.1.3.1.
+def inclusion_path(index: int, size: int, subroot: Subroot) -> list[bytes]:
+    """The sibling hashes from leaf `index` to the root of the tree of `size`. Source: RFC 9162, section 2.1.3.1.
 
     Raises:
         ValueError: there is no such leaf.
     """
-    if not 0 <= index < len(leaves):
+    if not 0 <= index < size:
         raise ValueError("no such leaf")
-    if len(leaves) == 1:
-        return []
-    k = _split(len(leaves))
-    if index < k:
-        return [*inclusion_proof(leaves[:k], index), root(leaves[k:])]
-    return [*inclusion_proof(leaves[k:], index - k), root(leaves[:k])]
+    path: list[bytes] = []
+    low, high = 0, size
+    while high - low > 1:
+        middle = low + _split(high - low)
+        if index < middle:
+            path.append(subroot(middle, high))
+            high = middle
+        else:
+            path.append(subroot(low, middle))
+            low = middle
+    return path[::-1]
+
+
+def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
+    """The sibling hashes from leaf `index` to the root over `leaves`. Raises ValueError: there is no such leaf."""
+    return inclusion_path(index, len(leaves), lambda low, high: root(leaves[low:high]))
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], expected_root: bytes) -> bool:
@@ -110,25 +144,32 @@ def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes],
     return sn == 0 and r == expected_root
 
 
-def consistency_proof(leaves: Sequence[bytes], first: int) -> list[bytes]:
-    """Hashes that show the tree of `first` leaves to be a prefix of this one. Source: RFC 9162, section 2.1.4.1.
+def consistency_path(first: int, second: int, subroot: Subroot) -> list[bytes]:
+    """Hashes that show the tree of `first` leaves to be a prefix of the larger. Source: RFC 9162, section 2.1.4.1.
 
     Raises:
-        ValueError: `first` is not between 1 and the number of leaves.
+        ValueError: `first` is not between 1 and `second`.
     """
-    if not 0 < first <= len(leaves):
+    if not 0 < first <= second:
         raise ValueError("a consistency proof starts from a tree of 1 to n leaves")
-    return _subproof(first, leaves, True)
+    path: list[bytes] = []
+    low, high = 0, second
+    while first < high:
+        middle = low + _split(high - low)
+        if first <= middle:
+            path.append(subroot(middle, high))
+            high = middle
+        else:
+            path.append(subroot(low, middle))
+            low = middle
+    if low:  # the old tree's own root is known; any other subtree's must be told
+        path.append(subroot(low, high))
+    return path[::-1]
 
 
-def _subproof(m: int, leaves: Sequence[bytes], whole: bool) -> list[bytes]:
-    n = len(leaves)
-    if m == n:
-        return [] if whole else [root(leaves)]
-    k = _split(n)
-    if m <= k:
-        return [*_subproof(m, leaves[:k], whole), root(leaves[k:])]
-    return [*_subproof(m - k, leaves[k:], False), root(leaves[:k])]
+def consistency_proof(leaves: Sequence[bytes], first: int) -> list[bytes]:
+    """Hashes that show the first `first` leaves to be a prefix. Raises ValueError: `first` is not from 1 to n."""
+    return consistency_path(first, len(leaves), lambda low, high: root(leaves[low:high]))
 
 
 def verify_consistency(first: int, second: int, first_root: bytes, second_root: bytes, proof: Sequence[bytes]) -> bool:

@@ -1,7 +1,8 @@
 """The log's database: its tables, and the one way in which its rows are read.
 
 `entries` holds header, body and leaf hash of each entry; `head` the frontier and the newest checkpoint; `checkpoints`
-some older ones, so that a failure can be told apart from what was good before it. Everything is a BLOB.
+some older ones, so that a failure can be told apart from what was good before it; `subtrees` the roots that make proofs
+short; `rotations` and `predecessor` what happened to the log's key. A carried copy has `manifests` as well.
 """
 
 import os
@@ -25,6 +26,10 @@ CREATE TABLE entries (sequence INTEGER PRIMARY KEY, header BLOB NOT NULL, body B
     STRICT;
 CREATE TABLE head (id INTEGER PRIMARY KEY, frontier BLOB NOT NULL, note BLOB NOT NULL, key BLOB NOT NULL) STRICT;
 CREATE TABLE checkpoints (size INTEGER PRIMARY KEY, note BLOB NOT NULL) STRICT;
+CREATE TABLE subtrees (level INTEGER, place INTEGER, hash BLOB NOT NULL, PRIMARY KEY (level, place))
+    STRICT, WITHOUT ROWID;
+CREATE TABLE rotations (size INTEGER PRIMARY KEY, note BLOB NOT NULL) STRICT;
+CREATE TABLE predecessor (id INTEGER PRIMARY KEY, note BLOB NOT NULL) STRICT;
 CREATE TRIGGER entries_stay BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'entries stay'); END;
 CREATE TRIGGER entries_do_not_change BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'entries do not change'); END;
 """
@@ -43,14 +48,20 @@ class Head:
     """The log's own public key line: never trusted, see `verify`."""
 
 
-def create(path: Path, head: Head) -> None:
-    """Make the database of an empty log. Raises sqlite3.Error, OSError."""
+def create(path: Path, head: Head, predecessor: bytes = b"") -> None:
+    """Make the database of an empty log, with the note about the log that it goes on from, if any.
+
+    Raises:
+        sqlite3.Error, OSError: the disk refuses.
+    """
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         connection.executescript(_TABLES)
         connection.execute("INSERT INTO head VALUES (0, ?, ?, ?)", (head.frontier, head.note, head.key))
+        if predecessor:
+            connection.execute("INSERT INTO predecessor VALUES (0, ?)", (predecessor,))
     finally:
         connection.close()
 
@@ -111,9 +122,34 @@ def head(connection: sqlite3.Connection) -> Head:
 
 def milestones(connection: sqlite3.Connection) -> Iterator[bytes]:
     """The older checkpoints in order of size. Raises IntegrityFailure, sqlite3.Error."""
-    for (note,) in connection.execute("SELECT note FROM checkpoints ORDER BY size"):
+    return _notes(connection, "SELECT note FROM checkpoints ORDER BY size", "an older checkpoint is damaged")
+
+
+def rotations(connection: sqlite3.Connection) -> Iterator[bytes]:
+    """The notes of key rotations in order. Raises IntegrityFailure, sqlite3.Error."""
+    return _notes(connection, "SELECT note FROM rotations ORDER BY size", "a key rotation of the log is damaged")
+
+
+def predecessor(connection: sqlite3.Connection) -> bytes:
+    """The note about the log that this one goes on from; empty if none. Raises IntegrityFailure, sqlite3.Error."""
+    query, damaged = "SELECT note FROM predecessor", "the note about the log's predecessor is damaged"
+    return next(_notes(connection, query, damaged), b"")
+
+
+def manifests(connection: sqlite3.Connection) -> Iterator[tuple[bytes, bytes]]:
+    """Root and leaf list of each manifest that a carried copy holds. Raises IntegrityFailure, sqlite3.Error."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'manifests'").fetchone():
+        return
+    for root, leaves in connection.execute("SELECT root, leaves FROM manifests ORDER BY root"):
+        if type(root) is not bytes or type(leaves) is not bytes:
+            raise IntegrityFailure("a manifest of the carried log is damaged")
+        yield root, leaves
+
+
+def _notes(connection: sqlite3.Connection, query: str, damaged: str) -> Iterator[bytes]:
+    for (note,) in connection.execute(query):
         if type(note) is not bytes:
-            raise IntegrityFailure("an older checkpoint is damaged")
+            raise IntegrityFailure(damaged)
         yield note
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from audit import highwater, store
-from audit.checkpoint import Checkpoint, VerifierKey, open_note
+from audit.checkpoint import Checkpoint, VerifierKey
 from audit.entry import Header
 from audit.errors import BadInput, IntegrityFailure
-from audit.merkle import Frontier
+from audit.manifest import from_bytes, root_of
+from audit.merkle import Frontier, Subtree
+from audit.rotation import KeyChain, Predecessor, has_predecessor
 
 _READ_ERRORS = (sqlite3.Error, OSError, MemoryError, OverflowError)
 """What reading a damaged database can raise."""
@@ -36,6 +38,12 @@ class Verdict:
     """What is wrong, in one sentence; empty where the log is intact."""
     fingerprint: str = ""
     """Fingerprint of the key that it was verified with."""
+    key: str = ""
+    """Line of the key that signs the log now: another than the pinned one where the log was handed over."""
+    handed_over_at: tuple[int, ...] = ()
+    """Sizes at which the log was handed over to a new key."""
+    goes_on_from: str = ""
+    """Where it is not the appliance's first log: the last checkpoint of the one before, and why it ended."""
     origin: str = ""
     """Name of the log."""
     checkpoint: str = ""
@@ -99,9 +107,12 @@ class _Walk:
 
     def __init__(self, pinned: VerifierKey | None) -> None:
         self.key = pinned
+        self.chain: KeyChain | None = None
+        self.before: Predecessor | None = None
         self.note = b""
         self.frontier = Frontier()
         self.vouched = 0  # entries up to the last checkpoint that fitted
+        self.subtrees = 0  # of the stored ones, those that fitted
         self.connection: sqlite3.Connection | None = None
 
     def start(self, path: Path, high_water: Path | None, witness: Checkpoint | None) -> None:
@@ -114,13 +125,17 @@ class _Walk:
             self.connection = store.reader(path)
             head = store.head(self.connection)
             key = self.key = self.key or VerifierKey.from_text(head.key.decode())
+            chain = self.chain = KeyChain.of(key, store.rotations(self.connection))
             promises = [] if witness is None else [_Promise("a checkpoint kept elsewhere", witness)]
             if high_water is not None:
-                promises.append(_Promise("the high-water mark", highwater.parse(mark, key, high_water)))
+                promises.append(_Promise("the high-water mark", highwater.parse(mark, chain, high_water)))
             self.note = head.note
-            newest = open_note(head.note, key)
+            newest = chain.open(head.note)
             promises.append(_Promise("the newest checkpoint", newest))
-            self._entries(sha256(key.name.encode()).digest(), _merged(self.connection, key, promises))
+            promises += [_Promise("a key rotation", one.checkpoint) for one in chain.rotations]
+            self._predecessor(chain.first)
+            self._manifests()
+            self._entries(sha256(key.name.encode()).digest(), _merged(self.connection, chain, promises))
         except (IntegrityFailure, BadInput, UnicodeDecodeError) as error:
             raise _Failure(self.frontier.size, getattr(error, "what", "its head is damaged")) from error
         except _READ_ERRORS as error:
@@ -129,6 +144,40 @@ class _Walk:
             raise _Failure(newest.size, "no checkpoint is signed for it")
         if head.frontier != self.frontier.to_bytes():
             raise _Failure(max(self.frontier.size - 1, 0), "the tree's stored edge does not follow from the entries")
+        if self.subtrees != self._stored_subtrees():
+            raise _Failure(self.frontier.size, "the tree has subtrees that do not follow from the entries")
+
+    def _predecessor(self, key: VerifierKey) -> None:
+        """Read the note about the log that this one goes on from; its name says whether there must be one."""
+        assert self.connection is not None  # noqa: S101 opened by start
+        note = store.predecessor(self.connection)
+        if bool(note) != has_predecessor(key.name):
+            raise _Failure(0, "its name and the note about its predecessor contradict each other")
+        self.before = Predecessor.open(note, key) if note else None
+
+    def _manifests(self) -> None:
+        """See that each manifest of a carried copy gives the root that it stands under."""
+        assert self.connection is not None  # noqa: S101 opened by start
+        for root, leaves in store.manifests(self.connection):
+            try:
+                intact = root_of(from_bytes(leaves)) == root
+            except BadInput:
+                intact = False
+            if not intact:
+                raise _Failure(0, f"the leaves of manifest {root.hex()[:16]} do not give its root")
+
+    def _stored_subtrees(self) -> int:
+        assert self.connection is not None  # noqa: S101 opened by start
+        return int(self.connection.execute("SELECT count(*) FROM subtrees").fetchone()[0])
+
+    def _subtree(self, complete: Subtree) -> None:
+        """Hold a subtree that the entries complete against the stored one."""
+        assert self.connection is not None  # noqa: S101 opened by start
+        query = "SELECT hash FROM subtrees WHERE level = ? AND place = ?"
+        if self.connection.execute(query, complete[:2]).fetchone() != (complete.hash,):
+            low = max(self.vouched, complete.place << complete.level)
+            raise _Failure(low, f"entries {low:,} to {self.frontier.size - 1:,} are not those of a stored subtree")
+        self.subtrees += 1
 
     def _entries(self, origin: bytes, promises: "Iterator[_Promise]") -> None:
         """Walk the entries and hold them against each promise where it is due."""
@@ -142,7 +191,8 @@ class _Walk:
             leaf = entry.leaf
             if fault or leaf != stored:
                 raise _Failure(sequence, fault or "its bytes are not those that were logged")
-            self.frontier.add(leaf)
+            for complete in self.frontier.add(leaf):
+                self._subtree(complete)
             if due is not None and due.checkpoint.size <= expected + 1:
                 due = self._settle(due, promises)
         if due is not None:
@@ -175,6 +225,9 @@ class _Walk:
             failed_at=None if failure is None else failure.at,
             why="" if failure is None else failure.why,
             fingerprint="" if self.key is None else self.key.fingerprint,
+            key="" if self.chain is None else self.chain.newest.to_text(),
+            handed_over_at=() if self.chain is None else tuple(one.checkpoint.size for one in self.chain.rotations),
+            goes_on_from="" if self.before is None else _ended(self.before),
             origin="" if self.key is None else self.key.name,
             checkpoint=self.note.decode() if failure is None else "",
         )
@@ -193,9 +246,14 @@ class _Promise:
     checkpoint: Checkpoint
 
 
-def _merged(connection: sqlite3.Connection, key: VerifierKey, fixed: list[_Promise]) -> Iterator[_Promise]:
+def _ended(before: Predecessor) -> str:
+    last = before.checkpoint
+    return f"{last.origin} ({before.reason}), {last.size} entries, root {last.root.hex()}"
+
+
+def _merged(connection: sqlite3.Connection, chain: KeyChain, fixed: list[_Promise]) -> Iterator[_Promise]:
     """The older checkpoints in the log and the `fixed` promises, by size; one of the former in memory."""
-    older = (_Promise("an older checkpoint", open_note(note, key)) for note in store.milestones(connection))
+    older = (_Promise("an older checkpoint", chain.open(note)) for note in store.milestones(connection))
     return heapq.merge(older, sorted(fixed, key=_size), key=_size)
 
 
