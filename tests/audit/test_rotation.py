@@ -93,7 +93,7 @@ def test_a_rotation_that_fails_changes_nothing(kit, event, tmp_path):
     ],
 )
 def test_a_changed_rotation_is_named(kit, rotated, statement):
-    """By who pinned the first key. Who pinned a later one does not need the notes before it: its key signs the whole."""
+    """By who pinned the first key. A later one signs the whole log and does not need the notes before it."""
     alter(kit.path, statement)
     found = verify(kit.path, kit.signer.key, kit.mark)
     assert found.state == "failed" and found.why
