@@ -33,23 +33,46 @@ def parse(data: bytes | None, chain: KeyChain, path: Path) -> Checkpoint:
         ) from error
 
 
-def raise_to(path: Path, size: int, note: bytes) -> None:
-    """Write the note of a checkpoint of `size`, unless the mark stands higher already.
+class Mark:
+    """The writing end of the mark; the file is kept open, as a commit should cost the disk's flush and little more."""
 
-    Raises:
-        EnvironmentProblem: the file cannot be written.
-    """
-    with storage(path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)  # two writers may have committed in one order and come here in another
-            held = os.pread(handle, BYTES, 0)
-            if size > _size(held):
-                os.pwrite(handle, note.ljust(BYTES, b"\x00"), 0)
-            if not held:
-                os.fsync(handle)  # a mark that is newly made must not come back empty after a power loss
-        finally:
-            os.close(handle)
+    def __init__(self, path: Path) -> None:
+        """See `raise_to`; the file is made when it is first needed."""
+        self.path = path
+        self._handle, self._process, self._written = -1, 0, b""
+
+    def raise_to(self, size: int, note: bytes) -> None:
+        """Write the note of a checkpoint of `size`, unless the mark stands higher already.
+
+        Raises:
+            EnvironmentProblem: the file cannot be written.
+        """
+        with storage(self.path):
+            self._open()
+            fcntl.flock(self._handle, fcntl.LOCK_EX)  # two writers may commit in one order and come here in another
+            try:
+                held = os.pread(self._handle, BYTES, 0)
+                if held == self._written or size > _size(held):
+                    self._written = note.ljust(BYTES, b"\x00")
+                    os.pwrite(self._handle, self._written, 0)
+                if not held:
+                    os.fsync(self._handle)  # a mark that is newly made must not come back empty after a power loss
+            finally:
+                fcntl.flock(self._handle, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Release the file."""
+        if self._handle >= 0 and self._process == os.getpid():
+            os.close(self._handle)
+        self._handle = -1
+
+    def _open(self) -> None:
+        """Open the file, again where it was replaced or is the parent's after a fork (locks would be shared)."""
+        if self._handle >= 0 and self._process == os.getpid() and os.fstat(self._handle).st_nlink:
+            return
+        self.close()
+        self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._process, self._written = os.getpid(), b""
 
 
 def _size(data: bytes) -> int:

@@ -59,7 +59,8 @@ class Log:
             EnvironmentProblem: the disk refuses.
         """
         common_suite(recipients)
-        self.path, self._signer, self._recipients, self._high_water = path, signer, tuple(recipients), high_water
+        self.path, self._signer, self._recipients = path, signer, tuple(recipients)
+        self._mark = highwater.Mark(high_water)
         self._origin = sha256(signer.key.name.encode()).digest()
         self._lock = threading.Lock()
         self._segment: Segment | None = None
@@ -97,7 +98,9 @@ class Log:
         note = signer.sign(empty)
         with storage(path):
             store.create(path, store.Head(b"", note, signer.key.to_text().encode()), predecessor)
-        highwater.raise_to(high_water, 0, note)
+        mark = highwater.Mark(high_water)
+        mark.raise_to(0, note)
+        mark.close()
         return cls(path, signer, recipients, high_water)
 
     def __enter__(self) -> Self:
@@ -108,6 +111,7 @@ class Log:
 
     def close(self) -> None:
         """Release the database. What was appended is on the disk already."""
+        self._mark.close()
         if os.getpid() == self._process:
             self._connection.close()
 
@@ -179,7 +183,7 @@ class Log:
                 raise
             self._signer = heir or self._signer
             self._seen, self._seen_note = frontier, note
-            highwater.raise_to(self._high_water, frontier.size, note)
+            self._mark.raise_to(frontier.size, note)
         return sequences
 
     def checkpoint(self) -> bytes:
@@ -228,10 +232,11 @@ class Log:
 
     def _check_mark(self) -> None:
         """Hold the log against its high-water mark. Raises IntegrityFailure where entries were lost."""
-        mark_file = self._high_water.read_bytes() if self._high_water.is_file() else None
+        file = self._mark.path
+        found = file.read_bytes() if file.is_file() else None
         self._seen = self._read_head()
         chain = KeyChain.of(self.key, store.rotations(self._connection))
-        mark = highwater.parse(mark_file, chain, self._high_water)
+        mark = highwater.parse(found, chain, file)
         if self._seen.size < mark.size or (self._seen.size == mark.size and self._seen.root() != mark.root):
             raise IntegrityFailure(
                 f"the log has {self._seen.size} entries, its high-water mark says {mark.size}: it was cut short or "

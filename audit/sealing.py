@@ -8,6 +8,7 @@ The promise, no more: if the writer's memory leaks later, earlier events stay se
 not. Python cannot guarantee erasure. Authenticity comes from checkpoints, not from here.
 """
 
+import hmac
 import secrets
 import time
 from collections.abc import Sequence
@@ -53,11 +54,8 @@ def _hpke(suite: int) -> "Suite":
 
 def _step(chain: bytes) -> tuple[bytes, bytes]:
     """One turn of the ratchet: the key of this event, and the chain key of the next. Source: RFC 5869, expand."""
-    from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
-
-    both = HKDFExpand(SHA256(), 64, _STEP).derive(chain)
-    return both[:32], both[32:]
+    first = hmac.digest(chain, _STEP + b"\x01", "sha256")  # a third of what HKDFExpand's object costs, a million times
+    return first, hmac.digest(chain, first + _STEP + b"\x02", "sha256")
 
 
 def _first_chain(secret: bytes, header: bytes) -> bytes:

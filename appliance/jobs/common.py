@@ -10,8 +10,8 @@ from typing import Any
 from PIL import Image
 
 from appliance.progress import Progress, silent
-from audit import manifest
 from audit.actor import Actor
+from audit.datasets import freeze
 from audit.errors import BadInput
 from audit.events import Event
 from audit.rows import Record, Run, StoredObject
@@ -83,9 +83,9 @@ def training_records(desk: Desk, split: str = "train") -> list[Record]:
 
 
 def root_of(desk: Desk, records: Sequence[Record]) -> str:
-    """Merkle root of the data set of these records, hex."""
-    leaves = desk.vault.manifest_leaves(o for r in records for o in (r.image, r.report))
-    return manifest.root_of(leaves).hex()
+    """Merkle root of the data set of these records, hex; the data set is frozen under it."""
+    members = (o for r in records for o in (r.image, r.report))
+    return freeze(desk.vault, members, actor=desk.actor, activity="freeze").hex()
 
 
 def pairs_in(opened: Opened, records: Sequence[Record]) -> list[Pair]:

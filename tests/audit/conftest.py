@@ -1,11 +1,13 @@
 """Small logs and vaults: cheap passphrases, real cryptography."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from appliance.cli.main import main
 from audit.actor import Actor
 from audit.checkpoint import Signer
 from audit.events import Event
@@ -58,3 +60,22 @@ def event() -> Callable[..., Event]:
         return Event("note", ACTOR, detail={"number": number}, **fields)  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture
+def type_(capsys, monkeypatch, vault, tmp_path):
+    """Type a command on the box, or in another home; returns its exit code, stdout and stderr."""
+    secret = tmp_path / "passphrase-of-the-box"
+    secret.write_bytes(PASSPHRASE + b"\n")
+    secret.chmod(0o600)
+    if "CLOCHE_PASSPHRASE_FILE" not in os.environ:
+        monkeypatch.setenv("CLOCHE_PASSPHRASE_FILE", str(secret))
+
+    def run(*arguments, home=vault.home):
+        monkeypatch.setenv("CLOCHE_HOME", str(home))
+        with pytest.raises(SystemExit) as leaving:
+            main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return int(leaving.value.code or 0), said.out, said.err
+
+    return run

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from appliance.cli.main import main
 from audit.actor import Actor
 from audit.checkpoint import open_note
 from audit.events import Event
@@ -20,20 +19,6 @@ from audit.rows import Record
 
 ROOT = Path(__file__).parents[2]
 ACTOR = Actor("ada", "steward")
-
-
-@pytest.fixture
-def type_(capsys, monkeypatch, vault):
-    """Type a command; returns its exit code, stdout and stderr."""
-
-    def run(*arguments, home=vault.home):
-        monkeypatch.setenv("CLOCHE_HOME", str(home))
-        with pytest.raises(SystemExit) as leaving:
-            main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return int(leaving.value.code or 0), said.out, said.err
-
-    return run
 
 
 @pytest.fixture

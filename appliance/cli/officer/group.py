@@ -8,6 +8,8 @@ KEYS, PROOF, QUESTIONS = "Keys", "Proof", "Questions"
 COMMANDS: dict[str, Entry] = {
     "keygen": Entry("appliance.cli.officer.keys:keygen", KEYS, "Make a key pair that can read the log."),
     "verify": Entry("appliance.cli.officer.proof:verify", PROOF, "Verify every entry with the log's public key alone."),
+    "carry": Entry("appliance.cli.officer.carry:carry", PROOF, "Copy the log to one file that can be taken away."),
+    "prove": Entry("appliance.cli.officer.carry:prove", PROOF, "Write the proof that one entry stands in the log."),
     "show": Entry("appliance.cli.officer.show:show", QUESTIONS, "Decrypt the log's events and list them."),
     "trace": Entry("appliance.cli.officer.trace:trace", QUESTIONS, "Show what a thing was made from, and became."),
 }
