@@ -32,9 +32,11 @@ lint: $(SETUP) ## style, types and the four floors
 bench: $(SETUP) ## benchmarks, each a ratio against a peer
 	@set -e; for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done
 
-docs: $(SETUP) ## write docs/commands.md from the commands' own help
+docs: $(SETUP) ## write docs/commands.md from the commands' own help, docs/events.md from the catalogue
 	$(BIN)/python -m appliance.cli.reference > docs/commands.md.new
 	mv docs/commands.md.new docs/commands.md
+	$(BIN)/python -m audit.kinds_page > docs/events.md.new
+	mv docs/events.md.new docs/events.md
 
 starter: $(SETUP) ## train the starter model again (hours on two cores)
 	$(BIN)/python -m appliance.starter.recipe $(ARGS)

@@ -1,88 +1,43 @@
 """What an audit event says: who did what to which records, why, and how it ended.
 
-An event becomes canonical JSON (sorted keys, no spaces, UTF-8) before it is padded and sealed; `to_fhir` gives the
-HL7 FHIR R4 AuditEvent that hospital archives take in (profiled after IHE BALP).
+An event becomes canonical JSON (sorted keys, no spaces, UTF-8; what is unknown is left out) before it is padded and
+sealed. `audit.kinds` lists the kinds, `audit.fhir` gives an event the form that hospital archives take in.
 """
 
 import json
+import math
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 from audit.actor import Actor
+from audit.bounds import line
 from audit.errors import BadInput, Refused
+from audit.kinds import DETAIL, KINDS, OUTCOMES, PURPOSES, Kind
 
+__all__ = ["DETAIL", "KINDS", "OUTCOMES", "PURPOSES", "SCHEMA", "Event", "Kind"]
 SCHEMA = 1
 """Version of the event's JSON."""
-PURPOSES: Mapping[str, str] = {
-    "TREAT": "treatment",
-    "HRESCH": "healthcare research",
-    "HOPERAT": "healthcare operations",
-}
-"""Purposes of use (HL7 v3 ActReason) that may open the vault."""
-OUTCOMES: Mapping[str, str] = {"success": "0", "minor": "4", "serious": "8", "major": "12"}
-"""Outcome -> FHIR audit-event-outcome code."""
-
-_DCM = "http://dicom.nema.org/resources/ontology/DCM"
-_LIFECYCLE = "http://terminology.hl7.org/CodeSystem/iso-21089-lifecycle"
-_OWN = "urn:cloche:event"
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of event and its place in the standards."""
-
-    action: str
-    """FHIR audit-event-action: C create, R read, U update, D delete, E execute."""
-    type: str
-    """DICOM event id: 110100 activity, 110101 log used, 110106 export, 110107 import, 110110 patient record."""
-    lifecycle: str
-    """ISO 21089 lifecycle event, or empty where there is none."""
-    says: str
-    """One line for a table."""
-
-
-KINDS: Mapping[str, Kind] = {
-    "appliance.created": Kind("C", "110100", "", "the appliance was made"),
-    "appliance.checked": Kind("E", "110100", "", "the appliance checked itself"),
-    "appliance.upgraded": Kind("U", "110100", "", "the software was upgraded"),
-    "keys.changed": Kind("U", "110100", "", "a key or a recipient changed"),
-    "heartbeat": Kind("E", "110100", "", "nothing happened; the log is alive"),
-    "offline.proven": Kind("E", "110100", "", "a run was watched for network use"),
-    "record.ingested": Kind("C", "110107", "originate", "a record came in"),
-    "record.deidentified": Kind("C", "110106", "deidentify", "a record was de-identified"),
-    "record.reviewed": Kind("U", "110110", "amend", "a person reviewed a record"),
-    "record.refused": Kind("E", "110107", "", "a record was refused"),
-    "object.stored": Kind("C", "110110", "originate", "objects were put into the vault"),
-    "object.used": Kind("R", "110110", "access", "objects were opened"),
-    "object.deleted": Kind("D", "110110", "destroy", "objects were deleted"),
-    "patient.forgotten": Kind("D", "110110", "destroy", "a patient was forgotten"),
-    "dataset.frozen": Kind("C", "110110", "transform", "a data set was frozen"),
-    "run.started": Kind("E", "110100", "", "a run started"),
-    "run.step": Kind("E", "110110", "transform", "a run took steps"),
-    "run.finished": Kind("E", "110100", "", "a run ended"),
-    "run.failed": Kind("E", "110100", "", "a run failed"),
-    "model.stored": Kind("C", "110110", "transform", "a model was stored"),
-    "model.evaluated": Kind("E", "110110", "transform", "a model was measured"),
-    "model.exported": Kind("C", "110106", "transform", "a model was exported"),
-    "model.signed": Kind("U", "110100", "attest", "a model was signed"),
-    "model.loaded": Kind("E", "110110", "access", "a model was loaded"),
-    "model.retired": Kind("U", "110100", "deprecate", "a model was retired"),
-    "question.answered": Kind("E", "110110", "access", "a question was answered"),
-    "disclosure.made": Kind("R", "110106", "disclose", "something left the vault on purpose"),
-    "audit.read": Kind("R", "110101", "access", "the log was read"),
-    "audit.exported": Kind("R", "110101", "extract", "the log was copied out"),
-    "note": Kind("E", "110100", "", "a remark"),
-}
-"""Every kind of event there is."""
+_ALWAYS = {"schema", "kind", "actor", "purpose", "outcome", "patients", "objects", "activity", "detail", "at", "clock"}
+_WHERE_KNOWN = {"reason", "software"}
+_LINES = ("source", "to", "recipient", "address", "description", "method", "change", "command", "findings")
+"""Keys of `DETAIL` that hold text which a person may have typed."""
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z", re.ASCII)
+_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that was done."""
+    """One thing that was done.
+
+    Raises:
+        BadInput: there is no such kind or outcome, or a field is longer than it may be.
+        Refused: there is no such purpose.
+    """
 
     kind: str
     """A key of `KINDS`."""
@@ -90,16 +45,21 @@ class Event:
     """Who did it."""
     purpose: str = "HOPERAT"
     """Why: a key of `PURPOSES`."""
-    outcome: str = "success"
-    """How it ended: a key of `OUTCOMES`."""
+    outcome: str = ""
+    """How it ended: a key of `OUTCOMES`; left empty, it becomes what the kind says."""
     patients: tuple[str, ...] = ()
     """Pseudonyms of the patients whose data it touched."""
     objects: tuple[str, ...] = ()
     """Ids of the objects, or of the records, that it touched."""
     activity: str = ""
     """What it was part of, in a few words: ``train``, ``ask`` ..."""
+    reason: str = ""
+    """Why it was done, or why it failed: a code or a short sentence, with nothing of a record in it."""
     detail: Mapping[str, Any] = field(default_factory=dict)
-    """Further facts as JSON values: counts, digests, run ids. It is sealed, yet no place for captions or names."""
+    """Further facts as JSON values: counts, digests, run ids; `DETAIL` has the keys that mean the same everywhere.
+    It is sealed, yet no place for captions or names."""
+    software: str = ""
+    """Version and digest of the software that acted; the log fills it in."""
     at: str = ""
     """UTC time, RFC 3339 with microseconds; the log fills it in."""
     clock: str = ""
@@ -107,20 +67,49 @@ class Event:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise BadInput(f"there is no kind of event called {self.kind!r}", where="audit/events.py, KINDS")
+            raise BadInput(f"there is no kind of event called {self.kind!r}", where="audit/kinds.py, KINDS")
         if self.purpose not in PURPOSES:
             raise Refused(
                 f"there is no purpose of use called {self.purpose!r}", hint=f"name one of {', '.join(PURPOSES)}"
             )
+        if not self.outcome:
+            object.__setattr__(self, "outcome", KINDS[self.kind].outcome)
         if self.outcome not in OUTCOMES:
-            raise BadInput(f"there is no outcome called {self.outcome!r}", where="audit/events.py, OUTCOMES")
+            raise BadInput(f"there is no outcome called {self.outcome!r}", where="audit/kinds.py, OUTCOMES")
+        if KINDS[self.kind].fails and self.outcome == "success":
+            raise BadInput(f"an event of kind {self.kind} tells of a failure and cannot end in success")
+        self._check_bounds()
+
+    def _check_bounds(self) -> None:
+        """See that no field is larger than it may be."""
+        for names, what in ((self.patients, "patients"), (self.objects, "objects")):
+            for name in names:
+                line(what, name, 128, empty=False)
+        line("activity", self.activity, 100)
+        line("reason", self.reason, 200)
+        line("software", self.software, 200)
+        line("clock", self.clock, 100)
+        if self.at and not _is_time(self.at):
+            raise BadInput("an event's time is not UTC as in 2030-01-02T03:04:05.000006Z", where="at")
+        for key in _LINES:
+            if key in self.detail:
+                line(key, self.detail[key], 500)
+        for key in ("before", "after"):
+            if key in self.detail and not _is_digest(self.detail[key]):
+                raise BadInput("this must be a SHA-256 in hex", where=f"an event's {key}")
+        follows = self.detail.get("follows", ())
+        if not isinstance(follows, (list, tuple)) or not all(type(one) is int and one >= 0 for one in follows):
+            raise BadInput("this must be a list of sequences in the log", where="an event's follows")
 
     def stamped(self) -> "Event":
-        """The event with its time, if it has none yet."""
-        if self.at:
-            return self
+        """The event with its time and the software that acted, where it has none yet."""
+        from audit.software import acting
+
+        made = self if self.software else replace(self, software=acting())
+        if made.at:
+            return made
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        return replace(self, at=now, clock=f"{_boot_id()} {time.monotonic_ns()}")
+        return replace(made, at=now, clock=f"{_boot_id()} {time.monotonic_ns()}")
 
     def encode(self) -> bytes:
         """Canonical JSON of the event. Raises BadInput where `detail` is no JSON."""
@@ -132,110 +121,72 @@ class Event:
             raise BadInput(f"an event's detail cannot be written as JSON: {error}", where=self.kind) from error
 
     def to_dict(self) -> dict[str, Any]:
-        """The event as JSON values."""
-        return {
+        """The event as JSON values; what is not known is not in it."""
+        actor: dict[str, Any] = {"user": self.actor.user, "role": self.actor.role}
+        if self.actor.uid is not None:
+            actor["uid"] = self.actor.uid
+        if self.actor.hospital_id:
+            actor["hospital_id"] = self.actor.hospital_id
+        found: dict[str, Any] = {
             "kind": self.kind,
-            "actor": {"user": self.actor.user, "role": self.actor.role},
+            "actor": actor,
             "purpose": self.purpose,
             "outcome": self.outcome,
             "patients": list(self.patients),
             "objects": list(self.objects),
             "activity": self.activity,
+            "reason": self.reason,
             "detail": dict(self.detail),
+            "software": self.software,
             "at": self.at,
             "clock": self.clock,
         }
+        return {key: value for key, value in found.items() if value or key not in _WHERE_KNOWN}
 
     @classmethod
     def decode(cls, data: bytes) -> "Event":
         """The event of `encode`'s bytes. Raises BadInput where they are not one."""
         try:
-            found = json.loads(data)
-            if found["schema"] != SCHEMA:
+            found = json.loads(data, parse_constant=_no_number, parse_float=_finite)
+            if type(found["schema"]) is not int or found["schema"] != SCHEMA:
                 raise BadInput(
                     f"the event has schema {found['schema']}, this version reads {SCHEMA}",
                     hint="read the log with the version of Cloche that wrote it",
                 )
-            return cls(
-                kind=found["kind"],
-                actor=Actor(found["actor"]["user"], found["actor"]["role"]),
-                purpose=found["purpose"],
-                outcome=found["outcome"],
-                patients=tuple(found["patients"]),
-                objects=tuple(found["objects"]),
-                activity=found["activity"],
-                detail=found["detail"],
-                at=found["at"],
-                clock=found["clock"],
-            )
-        except (ValueError, KeyError, TypeError) as error:
+            if not _ALWAYS <= found.keys() <= _ALWAYS | _WHERE_KNOWN:
+                raise ValueError("a field is missing, or there is one too many")
+            lists = type(found["patients"]) is list and type(found["objects"]) is list
+            if not lists or type(found["detail"]) is not dict or not found["outcome"]:
+                raise ValueError("a field is of another type")
+            fields = {key: value for key, value in found.items() if key not in ("schema", "actor")}
+            fields |= {"patients": tuple(found["patients"]), "objects": tuple(found["objects"])}
+            return cls(actor=Actor(**found["actor"]), **fields)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, Refused) as error:
             raise BadInput("these bytes are not an audit event") from error
 
-    def to_fhir(self) -> dict[str, Any]:
-        """The event as an HL7 FHIR R4 AuditEvent (IHE BALP: agents, patient and data entities, no content)."""
-        kind = KINDS[self.kind]
-        subtypes = [{"system": _OWN, "code": self.kind, "display": kind.says}]
-        if kind.lifecycle:
-            subtypes.insert(0, {"system": _LIFECYCLE, "code": kind.lifecycle})
-        purpose = [
-            {
-                "coding": [
-                    {
-                        "system": "http://terminology.hl7.org/CodeSystem/v3-ActReason",
-                        "code": self.purpose,
-                        "display": PURPOSES[self.purpose],
-                    }
-                ]
-            }
-        ]
-        resource: dict[str, Any] = {
-            "resourceType": "AuditEvent",
-            "type": {"system": _DCM, "code": kind.type},
-            "subtype": subtypes,
-            "action": kind.action,
-            "recorded": self.at,
-            "outcome": OUTCOMES[self.outcome],
-            "purposeOfEvent": purpose,
-            "agent": [
-                {
-                    "role": [{"text": self.actor.role}],
-                    "who": {"identifier": {"value": self.actor.user}},
-                    "requestor": True,
-                    "purposeOfUse": purpose,
-                }
-            ],
-            "source": {
-                "observer": {"display": "Cloche"},
-                "type": [{"system": "http://terminology.hl7.org/CodeSystem/security-source-type", "code": "4"}],
-            },
-        }
-        entities = [_entity(patient, "1", "1", "urn:cloche:pseudonym") for patient in self.patients]
-        entities += [_entity(name, "2", "4", "urn:cloche:object") for name in self.objects]
-        details = [{"type": key, "valueString": _text(value)} for key, value in sorted(self.detail.items())]
-        if self.activity:
-            details.insert(0, {"type": "activity", "valueString": self.activity})
-        if details:
-            entities.append({"type": _coding("audit-entity-type", "4"), "detail": details})
-        if entities:
-            resource["entity"] = entities
-        return resource
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
 
 
-def _entity(value: str, type_code: str, role: str, system: str) -> dict[str, Any]:
-    """A FHIR AuditEvent entity: type 1 person or 2 system object; role 1 patient or 4 domain resource."""
-    return {
-        "what": {"identifier": {"system": system, "value": value}},
-        "type": _coding("audit-entity-type", type_code),
-        "role": _coding("object-role", role),
-    }
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)
 
 
-def _coding(system: str, code: str) -> dict[str, str]:
-    return {"system": f"http://terminology.hl7.org/CodeSystem/{system}", "code": code}
+def _is_time(text: object) -> bool:
+    """Whether this is a time of UTC that there has been or will be."""
+    if type(text) is not str or not _TIME.fullmatch(text):
+        return False
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+def _is_digest(text: object) -> bool:
+    return type(text) is str and _DIGEST.fullmatch(text) is not None
 
 
 @cache

@@ -56,8 +56,9 @@ def vault(tmp_path: Path, people: tuple[KeyPair, KeyPair, KeyPair]) -> Iterator[
 
 @pytest.fixture
 def event() -> Callable[..., Event]:
-    def make(number: int = 0, **fields: object) -> Event:
-        return Event("note", ACTOR, detail={"number": number}, **fields)  # type: ignore[arg-type]
+    def make(number: int = 0, filler: str = "", **fields: object) -> Event:
+        detail = {"number": number, **({"filler": filler} if filler else {})}
+        return Event("note", ACTOR, detail=detail, **fields)  # type: ignore[arg-type]
 
     return make
 

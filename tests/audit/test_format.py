@@ -71,7 +71,7 @@ def test_the_second_verifier_reads_what_we_write_today(tmp_path, second, event, 
     Log.create(tmp_path / "log", signer, recipients, tmp_path / "mark").close()
     for segment in range(3):
         with Log(tmp_path / "log", signer, recipients, tmp_path / "mark") as log:
-            log.append_many([event(segment, activity="a" * 2000), event(10 + segment)])
+            log.append_many([event(segment, filler="a" * 2000), event(10 + segment)])
     rows, note = second.load(tmp_path / "log")
     assert second.verify(rows, note, signer.key.to_text()) == 9
     for pair in pairs:

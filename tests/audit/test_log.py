@@ -151,7 +151,7 @@ def test_fewer_than_two_recipients_are_refused(tmp_path, people, count):
 def test_headers_count_and_say_nothing(kit, event):
     with kit.open() as log:
         log.append(event(1))
-        log.append(event(2, activity="y" * 3000))
+        log.append(event(2, filler="y" * 3000))
     found = headers(kit)
     assert [(h.class_, h.sequence, h.segment, h.ordinal, h.size_class) for h in found] == [
         (OPENING, 0, 0, 0, 0), (1, 1, 0, 1, 0), (1, 2, 0, 2, 2)]  # fmt: skip
@@ -172,7 +172,7 @@ def test_an_exception_in_a_batch_commits_none_of_it(kit, event):
             raise KeyError
         with pytest.raises(BadInput, match="manifest"), log.batch() as batch:
             batch.append(event(1))
-            batch.append(event(2, activity="z" * 70_000))
+            batch.append(event(2, filler="z" * 70_000))
         assert log.append_many([]) == []
         log.append(event(3))
     assert [one.event.detail["number"] for one in events_in(kit)] == [3]

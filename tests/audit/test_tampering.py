@@ -29,7 +29,7 @@ def filled(kit, event):
             log.append(event(segment))
             with log.batch() as batch:
                 batch.append(event(10 + segment))
-                batch.append(event(20 + segment, activity="x" * 1500))
+                batch.append(event(20 + segment, filler="x" * 1500))
     with kit.open() as log:
         log.append(event(99))
     return kit

@@ -34,7 +34,7 @@ opened in 60."""
 SMALL, BODY = 1024 + 28, 2048 + 28
 """Bytes of the body of an event of 1 KiB, and of one of 2 KiB."""
 EVENT = Event("note", Actor("bench", "service")).stamped()
-EVENT_2K = Event("note", Actor("bench", "service"), activity="x" * 1500).stamped()
+EVENT_2K = Event("note", Actor("bench", "service"), detail={"filler": "x" * 1500}).stamped()
 
 
 def bare(path: Path) -> sqlite3.Connection:

@@ -69,7 +69,7 @@ def show(
             events.append(logged)
     if total and sealed == total:
         raise Refused("nothing in this log is sealed to this key", where=str(key_file), hint="take the auditor's key")
-    _print_events(settings, events, fhir)
+    _print_events(settings, events, verdict.origin if fhir else None)
     if sealed:
         click.echo(f"{sealed:,} of {total:,} events are sealed to other keys.", err=True)
     if verdict.state != "intact":
@@ -77,12 +77,13 @@ def show(
     click.echo(verdict.sentence, err=True)
 
 
-def _print_events(settings: Settings, events: Iterable[Any], fhir: bool) -> None:
-    """Events as a table, as JSON, or as a FHIR bundle."""
-    if fhir:
-        resources = [{"resource": logged.event.to_fhir()} for logged in events]
-        bundle = {"resourceType": "Bundle", "type": "collection", "entry": resources}
-        emit(Settings(settings.home, as_json=True), bundle, "")
+def _print_events(settings: Settings, events: Iterable[Any], fhir_of: str | None) -> None:
+    """Events as a table, as JSON, or, where a log's name is given, as a FHIR bundle of that log."""
+    if fhir_of is not None:
+        from audit.fhir import bundle
+
+        for piece in bundle(events, fhir_of):
+            click.echo(piece, nl=False)
         return
     if settings.as_json:
         emit(settings, [{"sequence": one.sequence, **one.event.to_dict()} for one in events], "")
