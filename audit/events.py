@@ -24,8 +24,10 @@ SCHEMA = 1
 """Version of the event's JSON."""
 _ALWAYS = {"schema", "kind", "actor", "purpose", "outcome", "patients", "objects", "activity", "detail", "at", "clock"}
 _WHERE_KNOWN = {"reason", "software"}
-_LINES = ("source", "to", "recipient", "address", "description", "method", "change", "command", "findings")
+_LINES = {"source", "to", "recipient", "address", "description", "method", "change", "command", "findings"}
 """Keys of `DETAIL` that hold text which a person may have typed."""
+_DIGESTS = {"before", "after"}
+_CHECKED = _LINES | _DIGESTS | {"follows"}
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
@@ -91,25 +93,24 @@ class Event:
         line("clock", self.clock, 100)
         if self.at and not _is_time(self.at):
             raise BadInput("an event's time is not UTC as in 2030-01-02T03:04:05.000006Z", where="at")
-        for key in _LINES:
-            if key in self.detail:
-                line(key, self.detail[key], 500)
-        for key in ("before", "after"):
-            if key in self.detail and not _is_digest(self.detail[key]):
+        for key in _CHECKED.intersection(self.detail):
+            value = self.detail[key]
+            if key in _LINES:
+                line(key, value, 500)
+            elif key in _DIGESTS and not (type(value) is str and _DIGEST.fullmatch(value)):
                 raise BadInput("this must be a SHA-256 in hex", where=f"an event's {key}")
-        follows = self.detail.get("follows", ())
-        if not isinstance(follows, (list, tuple)) or not all(type(one) is int and one >= 0 for one in follows):
-            raise BadInput("this must be a list of sequences in the log", where="an event's follows")
+            elif key == "follows" and not _are_sequences(value):
+                raise BadInput("this must be a list of sequences in the log", where="an event's follows")
 
     def stamped(self) -> "Event":
         """The event with its time and the software that acted, where it has none yet."""
         from audit.software import acting
 
-        made = self if self.software else replace(self, software=acting())
-        if made.at:
-            return made
-        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        return replace(made, at=now, clock=f"{_boot_id()} {time.monotonic_ns()}")
+        missing: dict[str, Any] = {} if self.software else {"software": acting()}
+        if not self.at:
+            missing["at"] = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+            missing["clock"] = f"{_boot_id()} {time.monotonic_ns()}"
+        return replace(self, **missing) if missing else self
 
     def encode(self) -> bytes:
         """Canonical JSON of the event. Raises BadInput where `detail` is no JSON."""
@@ -158,9 +159,10 @@ class Event:
             lists = type(found["patients"]) is list and type(found["objects"]) is list
             if not lists or type(found["detail"]) is not dict or not found["outcome"]:
                 raise ValueError("a field is of another type")
-            fields = {key: value for key, value in found.items() if key not in ("schema", "actor")}
-            fields |= {"patients": tuple(found["patients"]), "objects": tuple(found["objects"])}
-            return cls(actor=Actor(**found["actor"]), **fields)
+            del found["schema"]
+            found["patients"], found["objects"] = tuple(found["patients"]), tuple(found["objects"])
+            found["actor"] = Actor(**found["actor"])
+            return cls(**found)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, Refused) as error:
             raise BadInput("these bytes are not an audit event") from error
 
@@ -185,8 +187,8 @@ def _is_time(text: object) -> bool:
     return True
 
 
-def _is_digest(text: object) -> bool:
-    return type(text) is str and _DIGEST.fullmatch(text) is not None
+def _are_sequences(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and all(type(one) is int and one >= 0 for one in value)
 
 
 @cache

@@ -1,6 +1,6 @@
 """The catalogue: every kind of event there is, with its place in DICOM, ISO 21089 and FHIR.
 
-docs/events.md is made of this file (`audit/kinds_page.py`). Sources: HL7 FHIR R4 AuditEvent; IHE BALP 1.1.3; IHE
+docs/events.md is made of this file (`audit/kinds_page.py`). Sources: HL7 FHIR R4 AuditEvent; IHE BALP; IHE
 De-Identification Handbook; DICOM PS3.15 A.5 and PS3.16 CID 400 to 403; ISO TS 21089:2017.
 """
 

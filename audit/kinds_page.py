@@ -9,8 +9,8 @@ For compliance officers. `make docs` writes this page from `audit/kinds.py`, and
 Every event says: what happened (its kind), who did it (account, its number, the hospital's own number of the person
 where known) in which role, for which purpose of use, how it ended, which patients (by the appliance's pseudonym) and
 objects it touched, what it was part of, the reason, the software that acted (version, and a digest of the installed
-files), the time (UTC) and the machine's own clock. It never holds a caption, a question, an answer or a hospital
-number: where it must point at a text, it holds the text's SHA-256.
+files), the time (UTC) and the machine's own clock. By rule it holds no caption, question, answer or hospital number:
+where it must point at a text, it holds the text's SHA-256, and each field that a person can fill is one short line.
 
 `cloche audit show --fhir` gives the events as HL7 FHIR R4 AuditEvents. An event of several patients becomes one for
 each patient, and one without a patient that lists the objects: the log does not say which object is whose.

@@ -1,7 +1,7 @@
 """The FHIR form: every kind of event is a valid R4 AuditEvent and has what IHE asks for, by a table typed from IHE.
 
 The codes below are copied from the standards, not from `audit.kinds`: HL7 FHIR R4 and its code systems, DICOM PS3.15
-A.5.3 (which action each event id may have), IHE BALP 1.1.3 (`Disclose.fsh`), IHE De-Identification Handbook.
+A.5.3 (which action each event id may have), IHE BALP (`Disclose.fsh`), IHE De-Identification Handbook.
 """
 
 import base64
