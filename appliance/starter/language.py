@@ -2,7 +2,8 @@
 
 Two sources of facts share it. A *picture* (pictures.Scene, told by descriptions) is described as it was drawn. A
 *report* (reports) is about nothing that exists: its names are invented (names), so that they can only be copied. Brain
-anatomy, and medicine at large, is in neither.
+anatomy, and medicine at large, is in neither. The hints, the ways to ask for a caption and the judge's form are the
+synthesis floor's, which asks the starter with them.
 
 The starter was trained on exactly these words in exactly this order of random draws: another order is another starter.
 """
@@ -13,17 +14,6 @@ from dataclasses import dataclass
 
 from appliance.starter.pictures import PLACES
 
-PRECISE = "Answer with a precise response."
-"""First line of a turn that wants a short answer (METHODS 1.2)."""
-INFORMATIVE = "Answer with an informative response."
-"""First line of a turn that wants a full sentence."""
-DESCRIBE = (
-    "Describe the image.",
-    "Describe this picture.",
-    "Write a caption for the image.",
-    "What does the image show?",
-)
-"""Ways to ask for a caption; the first is the synthesizer's own."""
 OPPOSITES = {"Yes": "No", "No": "Yes", "left": "right", "right": "left"}
 """Precise answers that have one wrong counterpart."""
 

@@ -5,11 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from appliance.starter.descriptions import picture
-from appliance.starter.language import DESCRIBE, INFORMATIVE, PRECISE, Fact, Story, judged
+from appliance.starter.language import Fact, Story, judged
 from appliance.starter.names import name
 from appliance.starter.pictures import Scene
 from appliance.starter.reports import PLAIN, WIDE, report
 from audit.conversation import Conversation, Turn
+from synth.assembly import CAPTION_TURNS
+from synth.judge import FORM
+from synth.triplet import DESCRIBE, INFORMATIVE, PRECISE
 from train.data.encode import Encoded, Encoder
 from train.data.rows import Row, packed_row, shared_row
 
@@ -24,9 +27,6 @@ GRID = [(8, 8)]
 BLANK = "blank"
 """Object id of the blank picture."""
 ANSWER_IS = ("The answer is {}.", "So the answer is {}.", "Therefore, the answer is {}.")
-
-JUDGE = "## Question: {}\n## Informative Answer: {}\n## Precise Answer: {}\n## Consistent:"
-"""The judge's turn (METHODS 1.4); it answers Yes, No or Open."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ class Lessons:
         """One picture, a caption and several questions, each a branch of its own."""
         image = rng.choice(self.pool.ids)
         story = picture(self.pool.scenes[image], rng)
-        talks = (
-            [[Turn("user", rng.choice(DESCRIBE)), Turn("assistant", story.caption, True)]] if rng.random() < 0.5 else []
-        )
+        talks: list[list[Turn]] = []
+        if rng.random() < 0.5:
+            talks.append([Turn("user", rng.choice(CAPTION_TURNS)), Turn("assistant", story.caption, True)])
         for fact in rng.sample(story.facts, min(10, len(story.facts))):
             kind = rng.random()
             if kind < 0.75:
@@ -123,12 +123,12 @@ class Lessons:
                 )
                 asked = rng.choice(story.facts)
                 question, informative, precise, label = judged(asked, story, rng, self.others)
-                turns += [Turn("user", JUDGE.format(question, informative, precise)), Turn("assistant", label, True)]
+                turns += [Turn("user", FORM.format(question, informative, precise)), Turn("assistant", label, True)]
             talks.append(turns)
         return packed_row([self._encode(t, None) for t in talks])
 
     def _dialogue(self, story: Story, image: str | None, rng: random.Random) -> Encoded:
-        turns = [Turn("user", DESCRIBE[0]), Turn("assistant", story.caption)]
+        turns = [Turn("user", DESCRIBE), Turn("assistant", story.caption)]
         borrowed = [f for f in story.facts if f.borrowed]
         own = [f for f in story.facts if not f.borrowed]
         ask = bool(borrowed) and rng.random() < 0.35
