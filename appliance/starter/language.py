@@ -54,7 +54,7 @@ def article(noun: str) -> str:
     return f"an {noun}" if noun[:1].lower() in "aeiou" else f"a {noun}"
 
 
-def listed(names: list[str], the: bool = False) -> str:
+def listed(names: Sequence[str], the: bool = False) -> str:
     """``a, b and c``."""
     each = [f"the {n}" for n in names] if the else names
     return each[0] if len(each) == 1 else f"{', '.join(each[:-1])} and {each[-1]}"
