@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from appliance.cli.output import emit, json_option
+from appliance.jobs.defaults import ALIGNMENT_STEPS, REHEARSED
 from appliance.settings import Settings, open_vault, read_passphrase
 from appliance.starter.where import STARTER
 
@@ -200,7 +201,7 @@ def synth(
 @click.option(
     "--rehearse",
     type=click.IntRange(0),
-    default=600,
+    default=REHEARSED,
     show_default=True,
     help="Questions about drawn general pictures mixed in, against forgetting.",
 )
@@ -247,7 +248,7 @@ def train(
 
 @click.command()
 @_MODEL
-@click.option("--steps", type=click.IntRange(1), default=10, show_default=True, help="Optimizer steps.")
+@click.option("--steps", type=click.IntRange(1), default=ALIGNMENT_STEPS, show_default=True, help="Optimizer steps.")
 @click.option("--group", type=click.IntRange(2), default=8, show_default=True, help="Completions a prompt, G.")
 @click.option(
     "--mirror/--no-mirror",
