@@ -19,6 +19,7 @@ RATIONALES = (
 )
 """Ways to end on the short answer, of our own writing; all end in words that a strict scorer can find."""
 CAPTION_TURNS = (DESCRIBE, "Describe this picture.", "Write a caption for the image.", "What does the image show?")
+"""Ways to ask for a caption; the first is the synthesizer's own."""
 
 
 def joined(triplet: Triplet, rng: Random) -> str:

@@ -37,14 +37,19 @@ def _words(triplet: Triplet) -> set[str]:
     return set(_WORD.findall(f"{triplet.instruction} {triplet.precise} {triplet.informative}".lower()))
 
 
+def _plain(answer: str) -> str:
+    """A precise answer in lower case, without its full stop."""
+    return answer.strip().rstrip(".").lower()
+
+
 def is_closed(answer: str) -> bool:
     """Whether a precise answer is yes or no."""
-    return answer.strip().rstrip(".").lower() in ("yes", "no")
+    return _plain(answer) in ("yes", "no")
 
 
 def is_quoted(answer: str, caption: str) -> bool:
     """Whether a precise answer stands in the caption, word for word."""
-    return re.search(rf"\b{re.escape(answer.strip().rstrip('.').lower())}\b", caption.lower()) is not None
+    return re.search(rf"\b{re.escape(_plain(answer))}\b", caption.lower()) is not None
 
 
 def drop_unquoted(triplets: Sequence[Triplet], captions: Mapping[str, str]) -> list[Triplet]:
@@ -85,7 +90,7 @@ def balance(triplets: Sequence[Triplet], seed: int = 0) -> list[Triplet]:
     for index, t in enumerate(triplets):
         if t.kept and is_closed(t.precise):
             wording = " ".join(t.instruction.lower().split())
-            asked.setdefault(wording, {"yes": [], "no": []})[t.precise.strip().rstrip(".").lower()].append(index)
+            asked.setdefault(wording, {"yes": [], "no": []})[_plain(t.precise)].append(index)
     surplus: set[int] = set()
     rng = Random(seed)
     for answers in asked.values():

@@ -19,6 +19,7 @@ from train.models.loading import Loaded
 
 LABELS = ("Yes", "No", "Open")
 FORM = "## Question: {}\n## Informative Answer: {}\n## Precise Answer: {}\n## Consistent:"
+"""The judge's turn (METHODS 1.4)."""
 TASK = (
     "Decide whether the precise answer can be inferred from the informative answer. Answer Yes if it can, No if it "
     "cannot, and Open if the question admits several answers or asks for a description."

@@ -65,11 +65,16 @@ def write_chunk(
     return write(loaded, pairs, features, how, progress)
 
 
+def captions_of(pairs: Sequence[Pair]) -> dict[str, str]:
+    """Captions by record."""
+    return {pair.record: pair.caption for pair in pairs}
+
+
 def borrowed_questions(
     pairs: Sequence[Pair], triplets: Sequence[Triplet], config: SynthConfig
 ) -> list[tuple[Pair, str]]:
     """Questions that were written for other images and can be asked of any; the more often written, the likelier."""
-    captions = {pair.record: pair.caption for pair in pairs}
+    captions = captions_of(pairs)
     own: dict[str, set[str]] = {}
     closed, quoted = list[str](), list[str]()
     for t in triplets:
@@ -105,10 +110,10 @@ def finish(
         written = drop_misspelt(written, words)
     asked = borrowed_questions(pairs, written, config)
     said = answer(loaded, asked, features, progress=lambda d, n: progress(d, n, "borrowed questions"))
-    triplets = [*written, *drop_unquoted(said, {pair.record: pair.caption for pair in pairs})]
+    said = drop_unquoted(said, captions_of(pairs))
     if words is not None:
-        triplets = drop_misspelt(triplets, words)
-    triplets = drop_repeats(triplets)
+        said = drop_misspelt(said, words)
+    triplets = drop_repeats([*written, *said])
     triplets = judge_all(judge, triplets, config.threshold, lambda d, n: progress(d, n, "judging"))
     return balance(triplets, config.seed)
 

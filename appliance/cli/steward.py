@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from appliance.cli.output import emit, json_option
+from appliance.jobs.defaults import ALIGNMENT_STEPS, REHEARSED
 from appliance.settings import Settings, open_vault, read_passphrase
 from appliance.starter.where import STARTER
 
@@ -200,7 +201,7 @@ def synth(
 @click.option(
     "--rehearse",
     type=click.IntRange(0),
-    default=600,
+    default=REHEARSED,
     show_default=True,
     help="Questions about drawn general pictures mixed in, against forgetting.",
 )
@@ -217,7 +218,7 @@ def train(
       cloche train
       cloche train --model /models/Qwen2-VL-2B-Instruct --epochs 1 --dry-run
     """
-    from appliance.jobs.learn import latest_synth
+    from appliance.jobs.common import latest
     from appliance.jobs.learn import train as learn
     from train.lora import LoraConfig
     from train.models.loading import check_directory
@@ -227,7 +228,7 @@ def train(
     with open_vault(settings, "steward") as opened, _desk(opened, "training") as desk:
         check_directory(model_dir)
         if dry_run:
-            source = latest_synth(desk)
+            source = latest(desk, "synth")
             rows = source.result["pairs"] + -(-rehearse // 2)  # two questions a drawn picture
             steps = epochs * -(-rows // config.rows_per_step)
             emit(
@@ -247,7 +248,7 @@ def train(
 
 @click.command()
 @_MODEL
-@click.option("--steps", type=click.IntRange(1), default=10, show_default=True, help="Optimizer steps.")
+@click.option("--steps", type=click.IntRange(1), default=ALIGNMENT_STEPS, show_default=True, help="Optimizer steps.")
 @click.option("--group", type=click.IntRange(2), default=8, show_default=True, help="Completions a prompt, G.")
 @click.option(
     "--mirror/--no-mirror",
@@ -266,8 +267,8 @@ def align(settings: Settings, model_dir: Path, steps: int, group: int, mirror: b
       cloche align
       cloche align --steps 100 --no-mirror
     """
+    from appliance.jobs.common import latest
     from appliance.jobs.learn import align as run_align
-    from appliance.jobs.learn import latest_synth, latest_trained
     from train.models.loading import check_directory
     from train.rl.grpo import GrpoConfig
 
@@ -275,7 +276,7 @@ def align(settings: Settings, model_dir: Path, steps: int, group: int, mirror: b
     with open_vault(settings, "steward") as opened, _desk(opened, "aligning") as desk:
         check_directory(model_dir)
         if dry_run:
-            prompts, trained = latest_synth(desk).result["reasons"].get("kept", 0), latest_trained(desk)
+            prompts, trained = latest(desk, "synth").result["reasons"].get("kept", 0), latest(desk, "train")
             rollouts = steps * config.prompts * group
             emit(
                 settings,
@@ -314,7 +315,8 @@ def export(settings: Settings, model_dir: Path, quantisation: str, questions: Pa
       cloche export
       cloche export --quantisation Q5_K_M --questions held-out.jsonl
     """
-    from appliance.jobs.export import ExportConfig, latest_adapter
+    from appliance.jobs.common import latest_adapter
+    from appliance.jobs.export import ExportConfig
     from appliance.jobs.export import export as run_export
     from appliance.jobs.questions import prompts_of, read_questions
     from train.models.loading import family_of
@@ -365,13 +367,14 @@ def evaluate(settings: Settings, model_dir: Path, questions: Path | None, drawn:
     """
     if questions is None:
         raise click.UsageError("name the questions to measure by: --questions FILE")
-    from appliance.jobs.measure import Gates, latest, measure, sign_candidate
+    from appliance.jobs.common import latest
+    from appliance.jobs.measure import Gates, measure, sign_candidate
     from appliance.jobs.questions import general, opener, read_questions
     from train.models.loading import family_of
 
     with open_vault(settings, "steward") as opened, _desk(opened, "evaluating") as desk:
         suites = [read_questions(desk, questions), *([general(drawn)] if drawn else [])]
-        exported = latest(desk, "export", "cloche export")
+        exported = latest(desk, "export")
         if dry_run:
             asked = {suite.name: len(suite.items) for suite in suites}
             each = ", ".join(f"{count} {name}" for name, count in asked.items())

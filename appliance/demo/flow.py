@@ -22,6 +22,7 @@ from appliance.demo.page import Asked
 from appliance.demo.telling import Runs, tell
 from appliance.intake.ingest import ingest
 from appliance.jobs.common import Desk
+from appliance.jobs.defaults import ALIGNMENT_STEPS, REHEARSED
 from appliance.jobs.export import ExportConfig, export
 from appliance.jobs.learn import align, train
 from appliance.jobs.measure import Gates, measure, sign_candidate
@@ -64,7 +65,7 @@ def run_demo(config: DemoConfig, stage: Stage, say: Callable[[str], None]) -> di
                 dataclasses.replace(desk, progress=progress),
                 config.model,
                 sft_config(config.fast),
-                rehearse=24 if config.fast else 600,
+                rehearse=24 if config.fast else REHEARSED,
             )
         with stage("GRPO with the mirror constraint") as progress:
             aligned = align(dataclasses.replace(desk, progress=progress), config.model, grpo_config(config.fast))
@@ -117,7 +118,7 @@ def sft_config(fast: bool) -> SftConfig:
 
 def grpo_config(fast: bool) -> GrpoConfig:
     """Numbers of the alignment stage."""
-    return GrpoConfig(steps=2, prompts=4, group=4, checkpoint_every=1) if fast else GrpoConfig(steps=10)
+    return GrpoConfig(steps=2, prompts=4, group=4, checkpoint_every=1) if fast else GrpoConfig(steps=ALIGNMENT_STEPS)
 
 
 def open_home(config: DemoConfig) -> Vault:

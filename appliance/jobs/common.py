@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from PIL import Image
 
@@ -14,13 +14,21 @@ from audit.actor import Actor
 from audit.datasets import freeze
 from audit.errors import BadInput
 from audit.events import Event
-from audit.rows import Record, Run, StoredObject
+from audit.rows import Model, Record, Run, StoredObject
 from audit.vault import Opened, Vault
 from synth.synthesizer import Pair
 from train.rl.domain import MIRRORED, mirrored
 
 RESEARCH = "HRESCH"
 """Purpose of use of making a model."""
+MISSING = {
+    "synth": ("there are no synthetic tasks to learn from", "cloche synth"),
+    "train": ("there is no trained adapter to align", "cloche train"),
+    "export": ("there is no finished export run", "cloche export"),
+    "adapter": ("there is no adapter to export", "cloche train"),
+}
+"""What is said where no run or model of a kind is there, and the command that makes one."""
+Found = TypeVar("Found", Run, Model)
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,23 @@ def finish(desk: Desk, run: Run, result: Mapping[str, Any]) -> Run:
     """Close a run with its figures."""
     desk.vault.record(Event("run.finished", desk.actor, RESEARCH, activity=run.kind, detail={"run": run.id}))
     return desk.vault.catalogue.finish_run(run.id, result)
+
+
+def latest(desk: Desk, kind: Literal["synth", "train", "export"]) -> Run:
+    """The newest finished run of a kind. Raises BadInput naming the command that makes one."""
+    return _there(desk, kind, desk.vault.catalogue.latest(kind))
+
+
+def latest_adapter(desk: Desk) -> Model:
+    """The newest adapter, trained or aligned. Raises BadInput naming the command that makes one."""
+    return _there(desk, "adapter", desk.vault.catalogue.latest_model("adapter"))
+
+
+def _there(desk: Desk, kind: str, found: Found | None) -> Found:
+    if found is None:
+        what, command = MISSING[kind]
+        raise BadInput(what, where=str(desk.vault.home), hint=command)
+    return found
 
 
 def training_records(desk: Desk, split: str = "train") -> list[Record]:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.jobs.common import RESEARCH, Desk, as_config, begin, finish
+from appliance.jobs.common import RESEARCH, Desk, as_config, begin, finish, latest_adapter
 from appliance.jobs.workdir import workdir
-from audit.errors import BadInput, GateFailed
-from audit.rows import Model, NewObject, Run
+from audit.errors import GateFailed
+from audit.rows import NewObject, Run
 from train.evaluation.answerers import logits_of
 from train.gguf.convert import convert
 from train.gguf.engine import Engine
@@ -34,14 +34,6 @@ class ExportConfig:
     """Tokens of an answer in the comparison."""
     bounded: bool = True
     """Refuse below the bounds; off only for a demo of a few prompts, whose figures mean nothing."""
-
-
-def latest_adapter(desk: Desk) -> Model:
-    """The newest adapter. Raises BadInput where there is none."""
-    adapter = desk.vault.catalogue.latest_model("adapter")
-    if adapter is None:
-        raise BadInput("there is no adapter to export", where=str(desk.vault.home), hint="cloche train")
-    return adapter
 
 
 def export(desk: Desk, model_dir: Path, config: ExportConfig, prompts: Sequence[Prompt]) -> Run:

@@ -5,11 +5,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from appliance.jobs.common import RESEARCH, Desk, VaultStore, as_config, begin, finish, images_in
+from appliance.jobs.common import RESEARCH, Desk, VaultStore, as_config, begin, finish, images_in, latest
 from appliance.jobs.rehearsal import rehearsal
 from appliance.jobs.synthesise import conversations_of, triplets_of
 from audit.conversation import Turn
-from audit.errors import BadInput
 from audit.events import Event
 from audit.rows import NewObject, Run
 from synth.triplet import PRECISE
@@ -21,29 +20,13 @@ from train.rl.rewards import exact
 from train.sft import SftConfig, run_sft
 
 
-def latest_synth(desk: Desk) -> Run:
-    """The newest finished synth run. Raises BadInput where there is none."""
-    run = desk.vault.catalogue.latest("synth")
-    if run is None:
-        raise BadInput("there are no synthetic tasks to learn from", where=str(desk.vault.home), hint="cloche synth")
-    return run
-
-
-def latest_trained(desk: Desk) -> Run:
-    """The newest finished training run. Raises BadInput where there is none."""
-    run = desk.vault.catalogue.latest("train")
-    if run is None:
-        raise BadInput("there is no trained adapter to align", where=str(desk.vault.home), hint="cloche train")
-    return run
-
-
 def train(desk: Desk, model_dir: Path, config: SftConfig, rehearse: int = 0) -> Run:
     """Train an adapter on the newest synth run's conversations; goes on from its checkpoint where it was cut off.
 
     Args:
         rehearse: questions about drawn general pictures that are mixed in, against forgetting.
     """
-    source = latest_synth(desk)
+    source = latest(desk, "synth")
     run = begin(
         desk,
         "train",
@@ -71,7 +54,7 @@ def train(desk: Desk, model_dir: Path, config: SftConfig, rehearse: int = 0) -> 
 
 def align(desk: Desk, model_dir: Path, config: GrpoConfig, mirror: bool = True) -> Run:
     """Align the newest trained adapter on the kept triplets' short answers, with the mirror constraint."""
-    source, trained = latest_synth(desk), latest_trained(desk)
+    source, trained = latest(desk, "synth"), latest(desk, "train")
     adapter_id = trained.result["adapter"]
     run = begin(
         desk,

@@ -13,7 +13,7 @@ from PIL import Image
 
 from appliance.jobs.common import RESEARCH, Desk, as_config, begin, finish
 from appliance.jobs.workdir import workdir
-from audit.errors import BadInput, GateFailed
+from audit.errors import GateFailed
 from audit.events import Event
 from audit.rows import Run
 from train.evaluation.answerers import GgufAnswerer
@@ -222,14 +222,6 @@ def signing_key(desk: Desk) -> Ed25519PrivateKey:
         return key
     with desk.vault.use([found.id], RESEARCH, desk.actor, "sign") as opened:
         return Ed25519PrivateKey.from_private_bytes(opened.read(found.id))
-
-
-def latest(desk: Desk, kind: str, command: str) -> Run:
-    """The newest finished run of a kind. Raises BadInput naming the command that makes one."""
-    run = desk.vault.catalogue.latest(kind)
-    if run is None:
-        raise BadInput(f"there is no finished {kind} run", where=str(desk.vault.home), hint=command)
-    return run
 
 
 def licence_of(model_dir: Path) -> str:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from appliance.jobs.common import RESEARCH, Desk, images_in
-from appliance.jobs.learn import latest_synth
+from appliance.jobs.common import RESEARCH, Desk, images_in, latest
 from appliance.jobs.measure import Suite
 from appliance.jobs.synthesise import triplets_of
 from appliance.starter.exams import general_suite
@@ -107,7 +106,7 @@ def prompts_of(
     if suite is not None:
         asked = [(i.id, i.image, i.text) for i in suite.items]
     else:
-        kept = [t for t in triplets_of(desk, latest_synth(desk), "export") if t.kept]
+        kept = [t for t in triplets_of(desk, latest(desk, "synth"), "export") if t.kept]
         asked = [(f"triplet/{k}", t.image, f"{PRECISE}\n{t.instruction}") for k, t in enumerate(kept)]
     asked = sorted(asked, key=lambda row: row[1])[:count]
     images = list(dict.fromkeys(image for _, image, _ in asked))

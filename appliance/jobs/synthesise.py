@@ -71,11 +71,15 @@ def synthesise(desk: Desk, writers: Writers, config: SynthConfig, limit: int | N
     config = dataclasses.replace(config, known=float(about(writers.synthesizer).get("known_words", config.known)))
     records = training_records(desk)[:limit]
     root = root_of(desk, records)
-    who = {"synthesizer": digest_of(writers.synthesizer), "judge": digest_of_judge(writers.judge)}
-    run = begin(desk, "synth", as_config(config, limit=limit, **who), config.seed, root)
+    shared = writers.judge == writers.synthesizer
+    digest = digest_of(writers.synthesizer)
+    judge_digest = digest if shared else digest_of_judge(writers.judge)
+    run = begin(
+        desk, "synth", as_config(config, limit=limit, synthesizer=digest, judge=judge_digest), config.seed, root
+    )
     if run.state == "done":
         return run
-    loaded = load(writers.synthesizer)
+    loaded = load(writers.synthesizer, digest=digest)
     with desk.vault.use(
         [o for r in records for o in (r.image, r.report)], RESEARCH, desk.actor, "synth", {"run": run.id}
     ) as opened:
@@ -107,7 +111,7 @@ def synthesise(desk: Desk, writers: Writers, config: SynthConfig, limit: int | N
             judge = GgufJudge(writers.judge)
         else:
             judge = ModelJudge(
-                loaded if writers.judge == writers.synthesizer else load(writers.judge),
+                loaded if shared else load(writers.judge, digest=judge_digest),
                 int(about(writers.judge).get("judge_shots", len(EXAMPLES))),
             )
         triplets = finish_synthesis(loaded, judge, pairs, written, features, config, desk.progress)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from PIL import Image
 
 from appliance.starter.descriptions import picture
-from appliance.starter.language import DESCRIBE, PRECISE, Fact, judged
-from appliance.starter.lessons import JUDGE
+from appliance.starter.language import Fact, judged
 from appliance.starter.names import name
 from appliance.starter.pictures import Scene, draw
 from appliance.starter.reports import WIDE, report
 from audit.conversation import Turn
+from synth.judge import FORM
+from synth.triplet import DESCRIBE, PRECISE
 from train.models.features import Features
 from train.models.generation import Sampling, generate, text_of
 from train.models.loading import Loaded
@@ -67,7 +68,7 @@ def exam_scores(loaded: Loaded, count: int = 600) -> dict[str, float]:
         copying.append(
             (
                 [
-                    Turn("user", DESCRIBE[0]),
+                    Turn("user", DESCRIBE),
                     Turn("assistant", story.caption),
                     Turn("user", f"{PRECISE}\n{fact.question}"),
                 ],
@@ -77,7 +78,7 @@ def exam_scores(loaded: Loaded, count: int = 600) -> dict[str, float]:
         wanted.append(fact.precise)
         story = report(rng, others, WIDE) if rng.random() < 0.7 else picture(rng.choice(scenes), rng)
         question, informative, precise, label = judged(rng.choice(story.facts), story, rng, others)
-        judging.append(([Turn("user", JUDGE.format(question, informative, precise))], ()))
+        judging.append(([Turn("user", FORM.format(question, informative, precise))], ()))
         labels.append(label)
     copied, verdicts = answers(copying, 32), answers(judging, 4)
     return {

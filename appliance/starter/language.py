@@ -2,7 +2,8 @@
 
 Two sources of facts share it. A *picture* (pictures.Scene, told by descriptions) is described as it was drawn. A
 *report* (reports) is about nothing that exists: its names are invented (names), so that they can only be copied. Brain
-anatomy, and medicine at large, is in neither.
+anatomy, and medicine at large, is in neither. The hints, the ways to ask for a caption and the judge's form are the
+synthesis floor's, which asks the starter with them.
 
 The starter was trained on exactly these words in exactly this order of random draws: another order is another starter.
 """
@@ -13,17 +14,6 @@ from dataclasses import dataclass
 
 from appliance.starter.pictures import PLACES
 
-PRECISE = "Answer with a precise response."
-"""First line of a turn that wants a short answer (METHODS 1.2)."""
-INFORMATIVE = "Answer with an informative response."
-"""First line of a turn that wants a full sentence."""
-DESCRIBE = (
-    "Describe the image.",
-    "Describe this picture.",
-    "Write a caption for the image.",
-    "What does the image show?",
-)
-"""Ways to ask for a caption; the first is the synthesizer's own."""
 OPPOSITES = {"Yes": "No", "No": "Yes", "left": "right", "right": "left"}
 """Precise answers that have one wrong counterpart."""
 
@@ -64,7 +54,7 @@ def article(noun: str) -> str:
     return f"an {noun}" if noun[:1].lower() in "aeiou" else f"a {noun}"
 
 
-def listed(names: list[str], the: bool = False) -> str:
+def listed(names: Sequence[str], the: bool = False) -> str:
     """``a, b and c``."""
     each = [f"the {n}" for n in names] if the else names
     return each[0] if len(each) == 1 else f"{', '.join(each[:-1])} and {each[-1]}"

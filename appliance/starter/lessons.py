@@ -3,13 +3,17 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from appliance.starter.descriptions import picture
-from appliance.starter.language import DESCRIBE, INFORMATIVE, PRECISE, Fact, Story, judged
+from appliance.starter.language import Fact, Story, judged
 from appliance.starter.names import name
 from appliance.starter.pictures import Scene
-from appliance.starter.reports import PLAIN, WIDE, report
+from appliance.starter.reports import PLAIN, WIDE, Manner, report
 from audit.conversation import Conversation, Turn
+from synth.assembly import CAPTION_TURNS
+from synth.judge import FORM
+from synth.triplet import DESCRIBE, INFORMATIVE, PRECISE
 from train.data.encode import Encoded, Encoder
 from train.data.rows import Row, packed_row, shared_row
 
@@ -25,9 +29,6 @@ BLANK = "blank"
 """Object id of the blank picture."""
 ANSWER_IS = ("The answer is {}.", "So the answer is {}.", "Therefore, the answer is {}.")
 
-JUDGE = "## Question: {}\n## Informative Answer: {}\n## Precise Answer: {}\n## Consistent:"
-"""The judge's turn (METHODS 1.4); it answers Yes, No or Open."""
-
 
 @dataclass(frozen=True)
 class Pool:
@@ -35,6 +36,20 @@ class Pool:
 
     ids: tuple[str, ...]
     scenes: dict[str, Scene]
+
+
+@dataclass(frozen=True)
+class Invention:
+    """How the reports of one time of the training are made up."""
+
+    names: list[str]
+    """Names used elsewhere: questions about absent things and wrong answers draw on them."""
+    manner: Manner
+    """Their words and their length."""
+
+    def report(self, rng: random.Random) -> Story:
+        """A report."""
+        return report(rng, self.names, self.manner)
 
 
 def precise_turns(fact: Fact, learn_question: bool = False) -> list[Turn]:
@@ -61,19 +76,18 @@ class Lessons:
     def __init__(self, encoder: Encoder, pool: Pool, seed: int, names: int = 4000) -> None:
         self.encoder, self.pool, self.seed = encoder, pool, seed
         rng = random.Random(f"names {seed}")
-        self.plain = [name(rng) for _ in range(names)]
-        self.wide = [name(rng, WIDE.word) for _ in range(names)]
-        self.others, self.manner = self.plain, PLAIN
+        self.plain = Invention([name(rng) for _ in range(names)], PLAIN)
+        self.wide = Invention([name(rng, WIDE.word) for _ in range(names)], WIDE)
 
     def rows(self, step: int, count: int) -> list[Row]:
         """The rows of one step."""
         rng = random.Random(f"{self.seed} {step}")
-        self.others, self.manner = (self.wide, WIDE) if step >= WIDENING else (self.plain, PLAIN)
+        invention = self.wide if step >= WIDENING else self.plain
         kinds: list[Callable[[random.Random], Row]] = [
             self.about_picture,
             self.picture_dialogue,
-            self.report_dialogue,
-            self.judgements,
+            partial(self.report_dialogue, invention),
+            partial(self.judgements, invention),
         ]
         return [rng.choices(kinds, MIXES[step >= COPYING])[0](rng) for _ in range(count)]
 
@@ -81,9 +95,9 @@ class Lessons:
         """One picture, a caption and several questions, each a branch of its own."""
         image = rng.choice(self.pool.ids)
         story = picture(self.pool.scenes[image], rng)
-        talks = (
-            [[Turn("user", rng.choice(DESCRIBE)), Turn("assistant", story.caption, True)]] if rng.random() < 0.5 else []
-        )
+        talks: list[list[Turn]] = []
+        if rng.random() < 0.5:
+            talks.append([Turn("user", rng.choice(CAPTION_TURNS)), Turn("assistant", story.caption, True)])
         for fact in rng.sample(story.facts, min(10, len(story.facts))):
             kind = rng.random()
             if kind < 0.75:
@@ -100,35 +114,33 @@ class Lessons:
         story = picture(self.pool.scenes[image], rng)
         return shared_row([self._dialogue(story, BLANK if rng.random() < 0.1 else image, rng)])
 
-    def report_dialogue(self, rng: random.Random) -> Row:
+    def report_dialogue(self, invention: Invention, rng: random.Random) -> Row:
         """The synthesizer's dialogue about an invented report: the names can only be copied."""
-        story = report(rng, self.others, self.manner)
+        story = invention.report(rng)
         image = BLANK if rng.random() < 0.2 else rng.choice(self.pool.ids)
         if rng.random() < 0.4:
-            return packed_row(
-                [self._dialogue(story, None, rng), self._dialogue(report(rng, self.others, self.manner), None, rng)]
-            )
+            return packed_row([self._dialogue(story, None, rng), self._dialogue(invention.report(rng), None, rng)])
         return shared_row([self._dialogue(story, image, rng) for _ in range(2)])
 
-    def judgements(self, rng: random.Random) -> Row:
+    def judgements(self, invention: Invention, rng: random.Random) -> Row:
         """Questions of consistency, each with none to three examples before it."""
         talks = []
         for _ in range(4):
             turns: list[Turn] = []
             for _ in range(rng.choice((1, 1, 2, 4))):
                 story = (
-                    report(rng, self.others, self.manner)
+                    invention.report(rng)
                     if rng.random() < 0.7
                     else picture(self.pool.scenes[rng.choice(self.pool.ids)], rng)
                 )
                 asked = rng.choice(story.facts)
-                question, informative, precise, label = judged(asked, story, rng, self.others)
-                turns += [Turn("user", JUDGE.format(question, informative, precise)), Turn("assistant", label, True)]
+                question, informative, precise, label = judged(asked, story, rng, invention.names)
+                turns += [Turn("user", FORM.format(question, informative, precise)), Turn("assistant", label, True)]
             talks.append(turns)
         return packed_row([self._encode(t, None) for t in talks])
 
     def _dialogue(self, story: Story, image: str | None, rng: random.Random) -> Encoded:
-        turns = [Turn("user", DESCRIBE[0]), Turn("assistant", story.caption)]
+        turns = [Turn("user", DESCRIBE), Turn("assistant", story.caption)]
         borrowed = [f for f in story.facts if f.borrowed]
         own = [f for f in story.facts if not f.borrowed]
         ask = bool(borrowed) and rng.random() < 0.35

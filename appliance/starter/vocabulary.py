@@ -8,11 +8,13 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from appliance.starter.architecture import SPECIAL, VOCABULARY
 from appliance.starter.descriptions import picture
-from appliance.starter.language import DESCRIBE, INFORMATIVE, PRECISE
-from appliance.starter.lessons import ANSWER_IS, JUDGE
+from appliance.starter.lessons import ANSWER_IS
 from appliance.starter.names import name, word
 from appliance.starter.pictures import random_scene
 from appliance.starter.reports import report
+from synth.assembly import CAPTION_TURNS
+from synth.judge import FORM
+from synth.triplet import INFORMATIVE, PRECISE
 
 QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -39,11 +41,11 @@ def texts(rng: random.Random, count: int) -> list[str]:
     """Sample texts of the kind that the starter is trained on."""
     others = [name(rng) for _ in range(200)]
     fixed = [
-        *DESCRIBE,
+        *CAPTION_TURNS,
         PRECISE,
         INFORMATIVE,
         *(a.format("") for a in ANSWER_IS),
-        JUDGE.format("", "", ""),
+        FORM.format("", "", ""),
         "user",
         "assistant",
     ]

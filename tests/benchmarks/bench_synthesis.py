@@ -8,8 +8,7 @@ Both sides share one process and one copy of the starter, greedy; the peer compu
 import random
 import time
 
-import numpy as np
-import torch
+from peer import reference
 
 from appliance.starter.names import any_word, name
 from appliance.starter.pictures import draw
@@ -21,7 +20,6 @@ from synth.triplet import INFORMATIVE, PRECISE
 from train.models.features import Features
 from train.models.generation import Sampling, generate
 from train.models.loading import load
-from train.models.qwen2_vl import patches_of
 
 IMAGES, QUESTIONS, TOKENS, BAR = 24, 8, 48, 5.0
 """Images, questions each, tokens of an answer at most, and DESIGN's bar: five times as fast with the same text."""
@@ -47,22 +45,7 @@ def main() -> None:
     began = time.perf_counter()
     ours = [c[0].ids for c in generate(loaded, prompts, features, Sampling(TOKENS))]
     middle = time.perf_counter()
-    theirs = []
-    for prompt in prompts:
-        pixels = (np.asarray(loaded.family.fitted(images[prompt.images[0][0]]), np.float32) / 255 - 0.5) / 0.5
-        ids = torch.from_numpy(prompt.ids)[None]
-        found = loaded.model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            mm_token_type_ids=(ids == loaded.family.image_token).int(),
-            pixel_values=torch.from_numpy(patches_of(pixels, 8, 2, 2)),
-            image_grid_thw=torch.tensor([[1, pixels.shape[0] // 8, pixels.shape[1] // 8]]),
-            max_new_tokens=TOKENS,
-            do_sample=False,
-            eos_token_id=sorted(loaded.stops),
-            pad_token_id=loaded.tokenizer.pad_token_id,
-        )
-        theirs.append(tuple(found[0, ids.shape[1] :].tolist()))
+    theirs = [tuple(reference(loaded, features, prompt, TOKENS)) for prompt in prompts]
     end = time.perf_counter()
     same = sum(a == b for a, b in zip(ours, theirs, strict=True))
     print(f"{len(prompts)} answers: together {middle - began:.1f} s, one by one {end - middle:.1f} s, same text {same}")

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from audit.conversation import Turn
+from tests.benchmarks.peer import reference
 from train.data.encode import Encoded, continued
 from train.data.rows import collate, shared_row
 from train.models.forward import learned_logits
 from train.models.generation import Continuation, Sampling, generate, text_of
-from train.models.qwen2_vl import patches_of
 
 ASKED = (
     ("1:48:32", "Is the lesion visible?"), ("2:128:64", "What plane and where is the red lesion in this slice?"),
@@ -25,24 +25,6 @@ def prompts(loaded: Any, features: Any) -> list[Encoded]:
     return [
         loaded.encoder.prompt([Turn("user", q)], (i,) if i else (), [features.grid(i)] if i else []) for i, q in ASKED
     ]
-
-
-def reference(loaded: Any, features: Any, prompt: Encoded, new_tokens: int) -> list[int]:
-    """transformers' generate on this prompt alone: its own vision, positions and cache."""
-    import numpy as np
-
-    ids = torch.from_numpy(prompt.ids)[None]
-    more = {}
-    for image, _, _ in prompt.images:
-        pixels = (np.asarray(loaded.family.fitted(features.image(image)), np.float32) / 255 - 0.5) / 0.5
-        more["pixel_values"] = torch.from_numpy(patches_of(pixels, 8, 2, 2))
-        more["image_grid_thw"] = torch.tensor([[1, pixels.shape[0] // 8, pixels.shape[1] // 8]])
-        more["mm_token_type_ids"] = (ids == loaded.family.image_token).int()
-    found = loaded.model.generate(
-        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False,
-        eos_token_id=sorted(loaded.stops), pad_token_id=0, **more,
-    )  # fmt: skip
-    return found[0, ids.shape[1] :].tolist()
 
 
 def forced(loaded: Any, features: Any, prompt: Encoded, said: Continuation, temperature: float) -> list[float]:

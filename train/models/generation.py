@@ -1,6 +1,7 @@
 """Batched continuation: a prompt is read once, fanned out to its samples, and rows leave the batch as they end."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -62,56 +63,66 @@ def generate(
         model: the (PEFT-wrapped) model to ask in place of ``loaded.model``.
     Returns: one list of continuations a prompt, in order.
     """
-    groups = sorted(_groups(prompts, max(1, how.batch // how.samples)), key=lambda g: len(prompts[g[0]].ids))
+    groups = deque(
+        sorted(_groups(prompts, max(1, how.batch // how.samples)), key=lambda g: len(prompts[g.members[0]].ids))
+    )
     found: list[list[Continuation]] = [[] for _ in prompts]
     randomness = torch.Generator(device="cpu").manual_seed(how.seed)
     done = 0
     while groups:
-        batch = [groups.pop(0)]
-        while groups and (sum(map(len, batch)) + len(groups[0])) * how.samples <= how.batch:
-            batch.append(groups.pop(0))
-        asked = [[prompts[i] for i in group] for group in batch]
+        batch = [groups.popleft()]
+        while groups and sum(len(g.members) for g in (*batch, groups[0])) * how.samples <= how.batch:
+            batch.append(groups.popleft())
+        asked = [([prompts[i] for i in group.members], group.common) for group in batch]
         rows = _decode(loaded, model or loaded.model, asked, features, how, randomness)
-        for k, index in enumerate(i for group in batch for i in group):
+        for k, index in enumerate(i for group in batch for i in group.members):
             found[index] = rows[k * how.samples : (k + 1) * how.samples]
             done += 1
         progress(done, len(prompts))
     return found
 
 
-def _groups(prompts: Sequence[Encoded], most: int) -> list[list[int]]:
-    """Numbers of consecutive prompts about the same images whose beginnings agree beyond these images."""
-    groups: list[list[int]] = []
+@dataclass(frozen=True)
+class _Group:
+    """Consecutive prompts about the same images whose beginnings agree beyond these images."""
+
+    members: tuple[int, ...]
+    """Numbers of the prompts."""
+    common: int
+    """Tokens with which all begin; at least one is left to each where there are several."""
+
+
+def _groups(prompts: Sequence[Encoded], most: int) -> list[_Group]:
+    groups: list[_Group] = []
     for index, prompt in enumerate(prompts):
-        first = prompts[groups[-1][0]] if groups else prompt
-        alike = prompt.images and prompt.images == first.images and _common([first, prompt]) >= prompt.shared_until
-        if groups and alike and len(groups[-1]) < most:
-            groups[-1].append(index)
+        last = groups[-1] if groups else _Group((index,), 0)
+        first = prompts[last.members[0]]
+        alike = groups and len(last.members) < most and prompt.images and prompt.images == first.images
+        if alike and (common := _common(first, prompt)) >= prompt.shared_until:
+            groups[-1] = _Group((*last.members, index), min(last.common, common))
         else:
-            groups.append([index])
+            groups.append(_Group((index,), len(prompt.ids)))
     return groups
 
 
-def _common(group: Sequence[Encoded]) -> int:
-    """Tokens with which all prompts begin; at least one is left to each where there are several."""
-    first, length = group[0].ids, min(len(p.ids) for p in group) - (len(group) > 1)
-    for other in group[1:]:
-        differing = np.flatnonzero(first[:length] != other.ids[:length])
-        length = int(differing[0]) if len(differing) else length
-    return length
+def _common(one: Encoded, other: Encoded) -> int:
+    """Tokens with which both prompts begin; at least one is left to each."""
+    length = min(len(one.ids), len(other.ids)) - 1
+    differing = np.flatnonzero(one.ids[:length] != other.ids[:length])
+    return int(differing[0]) if len(differing) else length
 
 
 @torch.inference_mode()
 def _decode(
     loaded: Loaded,
     model: object,
-    groups: list[list[Encoded]],
+    groups: list[tuple[list[Encoded], int]],
     features: Features,
     how: Sampling,
     randomness: torch.Generator,
 ) -> list[Continuation]:
     inner, device, stops = core(model), loaded.device, how.stops if how.stops is not None else loaded.stops
-    heads = [(group[0], 0, _common(group)) for group in groups]
+    heads = [(asked[0], 0, common) for asked, common in groups]
     ids, places, mask, slots = _laid(heads, loaded.tokenizer.pad_token_id, device)
     embeds = inner.get_input_embeddings()(ids)
     if len(slots):
@@ -127,9 +138,9 @@ def _decode(
         return logits
 
     logits = read(embeds, mask, places)
-    if len(groups) < sum(map(len, groups)):
-        owners = torch.tensor([k for k, group in enumerate(groups) for _ in group], device=device)
-        tails = [(p, head[2], len(p.ids)) for group, head in zip(groups, heads, strict=True) for p in group]
+    owners = torch.tensor([k for k, (asked, _) in enumerate(groups) for _ in asked], device=device)
+    if len(groups) < len(owners):
+        tails = [(p, common, len(p.ids)) for asked, common in groups for p in asked]
         cache.batch_select_indices(owners)
         ids, places, seen, _ = _laid(tails, loaded.tokenizer.pad_token_id, device)
         mask = torch.cat((mask[owners], seen), 1)

@@ -110,7 +110,13 @@ def check_directory(directory: Path) -> dict[str, Any]:
     return config
 
 
-def load(directory: Path, precision: Precision = "fp32", device: str = "auto", max_visual_tokens: int = 512) -> Loaded:
+def load(
+    directory: Path,
+    precision: Precision = "fp32",
+    device: str = "auto",
+    max_visual_tokens: int = 512,
+    digest: str = "",
+) -> Loaded:
     """Open a model directory.
 
     Args:
@@ -118,6 +124,7 @@ def load(directory: Path, precision: Precision = "fp32", device: str = "auto", m
             in 16 bits (in fp32 on a CPU); ``bf16`` and ``fp32`` hold all of it so.
         device: ``auto`` takes a GPU where there is one.
         max_visual_tokens: budget an image.
+        digest: that of the directory, where the caller has just taken it; else it is taken here.
     Raises:
         BadInput, Refused: see check_directory; also truncated weights.
         IntegrityFailure: a module is not held in the precision that was asked for.
@@ -173,7 +180,9 @@ def load(directory: Path, precision: Precision = "fp32", device: str = "auto", m
         check_four_bits(model, family_class.vision)
         _keep_differentiable(model)
     family = family_class.of(config, processor, max_visual_tokens)
-    return Loaded(model, tokenizer, family, Encoder(tokenizer, family), directory, digest_of(directory), precision)
+    return Loaded(
+        model, tokenizer, family, Encoder(tokenizer, family), directory, digest or digest_of(directory), precision
+    )
 
 
 def _keep_differentiable(model: Any) -> None:

@@ -18,6 +18,7 @@ from typing import Final
 
 from appliance.demo.hospital.structures import NAMES
 from appliance.demo.hospital.truth import SliceTruth
+from appliance.starter.language import article, capital, listed
 
 PLANE_FORMS: Final[tuple[str, ...]] = (
     "{Plane} slice of a brain MRI.",
@@ -95,19 +96,13 @@ def sentences(truth: SliceTruth, rng: random.Random) -> list[str]:
 
 def plane_sentence(truth: SliceTruth, form: str) -> str:
     """One of PLANE_FORMS, filled in."""
-    article = "an" if truth.plane[0] in "aeiou" else "a"
-    return form.format(
-        plane=truth.plane,
-        Plane=truth.plane.capitalize(),
-        a_plane=f"{article} {truth.plane}",
-        A_plane=f"{article.capitalize()} {truth.plane}",
-    )
+    plane, a_plane = truth.plane, article(truth.plane)
+    return form.format(plane=plane, Plane=capital(plane), a_plane=a_plane, A_plane=capital(a_plane))
 
 
 def structure_sentence(names: Sequence[str], form: str) -> str:
     """One of STRUCTURE_FORMS over one or more names."""
-    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    return form.format(**{"list": listed, "is": "is" if len(names) == 1 else "are"})
+    return form.format(**{"list": listed(names), "is": "is" if len(names) == 1 else "are"})
 
 
 def lesion_sentence(truth: SliceTruth, form: str) -> str:

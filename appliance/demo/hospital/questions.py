@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, Self
 
 from appliance.demo.hospital.structures import NAMES, PLANES, SIDES
 from appliance.demo.hospital.truth import SliceTruth
+from appliance.starter.language import article
 
 Kind = Literal["plane_which", "plane_yesno", "structure_yesno", "lesion_yesno", "side_which"]
 
@@ -142,7 +143,7 @@ def _drafts(kind: Kind, truths: Sequence[SliceTruth], count: int, spread: _Sprea
 
 
 def _plane_yesno(plane: str, truths: Sequence[SliceTruth], count: int, spread: _Spread) -> list[_Draft]:
-    words = {"plane": plane, "a_plane": f"{'an' if plane[0] in 'aeiou' else 'a'} {plane}"}
+    words = {"plane": plane, "a_plane": article(plane)}
     true = [truth for truth in truths if truth.plane == plane]
     false = [truth for truth in truths if truth.plane != plane]
     return [_Draft(one.slice_id, words, _yes(right)) for one, right in spread.pairs(true, false, count // 2)]
