@@ -17,6 +17,8 @@ DEFAULT_HOME = Path("~/.cloche")
 """The appliance of a person who named none."""
 PASSPHRASE_FILE = "CLOCHE_PASSPHRASE_FILE"  # noqa: S105 the name of a variable
 """Environment variable with the path of the file that holds the passphrase; the passphrase itself is never in one."""
+KEY_PASSPHRASE_FILE = "CLOCHE_KEY_PASSPHRASE_FILE"  # noqa: S105 the name of a variable
+"""The same for the passphrase of an officer's private key, where it is another than the appliance's."""
 LONGEST_PASSPHRASE = 1024
 """Bytes of a passphrase at most: a file past that is some other file."""
 
@@ -31,18 +33,22 @@ class Settings:
     """Whether stdout is read by a program (`--json`)."""
 
 
-def read_passphrase(*, confirm: bool = False) -> bytes:
+def read_passphrase(
+    *, confirm: bool = False, of: str = "the appliance", variables: tuple[str, ...] = (PASSPHRASE_FILE,)
+) -> bytes:
     """Read the appliance's passphrase from its file, or ask the person at the terminal.
 
     Args:
         confirm: ask twice, for a passphrase that is about to be set.
+        of: what it opens, for the question.
+        variables: environment variables that may name its file; the first that is set counts.
 
     Raises:
         Refused: the file is readable by others, empty or too long, or there is neither file nor terminal.
     """
     from audit.errors import Refused
 
-    named = os.environ.get(PASSPHRASE_FILE)
+    named = next(filter(None, map(os.environ.get, variables)), None)
     if named:
         return _passphrase_in(Path(named))
     if not sys.stdin.isatty():
@@ -53,7 +59,7 @@ def read_passphrase(*, confirm: bool = False) -> bytes:
         )
     from getpass import getpass
 
-    first = getpass("Passphrase of the appliance: ")
+    first = getpass(f"Passphrase of {of}: ")
     if not first:
         raise Refused("the passphrase is empty", hint="type the same command and give one")
     if confirm and getpass("The same again: ") != first:

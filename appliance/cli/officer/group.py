@@ -11,6 +11,13 @@ COMMANDS: dict[str, Entry] = {
     "carry": Entry("appliance.cli.officer.carry:carry", PROOF, "Copy the log to one file that can be taken away."),
     "prove": Entry("appliance.cli.officer.carry:prove", PROOF, "Write the proof that one entry stands in the log."),
     "show": Entry("appliance.cli.officer.show:show", QUESTIONS, "Decrypt the log's events and list them."),
+    "patient": Entry("appliance.cli.officer.subjects:patient", QUESTIONS, "Tell everything about one patient."),
+    "user": Entry("appliance.cli.officer.subjects:user", QUESTIONS, "Tell what one person did."),
+    "model": Entry("appliance.cli.officer.subjects:model", QUESTIONS, "Tell where a model came from and went."),
+    "disclosures": Entry("appliance.cli.officer.disclosures:disclosures", QUESTIONS, "Account for what left the box."),
+    "review": Entry("appliance.cli.officer.review:review", QUESTIONS, "Record that you reviewed the log."),
+    "export": Entry("appliance.cli.officer.export:export", QUESTIONS, "Write the events as FHIR, CSV or JSON lines."),
+    "report": Entry("appliance.cli.officer.report:report", QUESTIONS, "Write a page for the file: charts and proof."),
     "trace": Entry("appliance.cli.officer.trace:trace", QUESTIONS, "Show what a thing was made from, and became."),
 }
 """Every command of `cloche audit`, in the order in which an officer meets them."""

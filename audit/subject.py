@@ -1,0 +1,46 @@
+"""One patient's records and objects, as the events name them: who is meant where an event names only a record."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from audit.events import Event
+
+
+class Subject:
+    """Learns, event by event, what belongs to a patient."""
+
+    def __init__(self, patient: str) -> None:
+        self.patient = patient
+        """The pseudonym."""
+        self.own: set[str] = set()
+        """Records and objects of the patient's alone."""
+
+    def touches(self, event: Event) -> bool:
+        """Whether an event is about the patient, by name or by a record or object; to be asked in the log's order."""
+        named = self.patient in event.patients
+        if named and len(event.patients) == 1 and event.kind in ("record.ingested", "object.stored"):
+            self.own.update(event.objects)
+        for child, parents in parents_of(event).items():
+            if parents and self.own.issuperset(parents):
+                self.own.add(child)
+        return named or not self.own.isdisjoint(event.objects)
+
+
+def parents_of(event: Event) -> Mapping[str, Sequence[str]]:
+    """What each object of an ``object.stored`` was made from; a list too long for an event is left out."""
+    found: Any = event.detail.get("parents")
+    if event.kind != "object.stored" or not isinstance(found, Mapping):
+        return {}
+    return {child: parents for child, parents in found.items() if isinstance(parents, list)}
+
+
+def kind_of(event: Event) -> str:
+    """The one kind of objects that an event is about; empty where there are several."""
+    kinds: Any = event.detail.get("kinds")
+    return next(iter(kinds)) if isinstance(kinds, Mapping) and len(kinds) == 1 else ""
+
+
+def text_of(event: Event, key: str) -> str:
+    """A fact of an event, if it is there and is text."""
+    found = event.detail.get(key)
+    return found if isinstance(found, str) else ""
