@@ -28,7 +28,7 @@ COLUMNS = (
 """Columns of the CSV."""
 
 
-def csv_lines(events: Iterable[Logged]) -> Iterator[str]:
+def csv_lines(events: Iterable[Logged], origin: str = "") -> Iterator[str]:
     """Events as RFC 4180 lines; lists are separated by spaces, details are JSON."""
     yield csv_line(COLUMNS)
     for logged in events:
@@ -60,14 +60,14 @@ def csv_line(cells: Iterable[str]) -> str:
     return line.getvalue()
 
 
-def json_lines(events: Iterable[Logged]) -> Iterator[str]:
+def json_lines(events: Iterable[Logged], origin: str = "") -> Iterator[str]:
     """Events as JSON, one a line."""
     for logged in events:
         if logged.event is not None:
             yield json.dumps({"sequence": logged.sequence, **logged.event.to_dict()}, ensure_ascii=False) + "\n"
 
 
-def fhir_lines(events: Iterable[Logged]) -> Iterator[str]:
+def fhir_lines(events: Iterable[Logged], origin: str) -> Iterator[str]:
     """Events as one FHIR R4 Bundle of AuditEvents, a resource a line."""
     yield '{"resourceType": "Bundle", "type": "collection", "entry": ['
     lead = "\n"
@@ -78,7 +78,7 @@ def fhir_lines(events: Iterable[Logged]) -> Iterator[str]:
     yield "\n]}\n"
 
 
-FORMATS: dict[str, Callable[[Iterable[Logged]], Iterator[str]]] = {
+FORMATS: dict[str, Callable[[Iterable[Logged], str], Iterator[str]]] = {
     "csv": csv_lines,
     "jsonl": json_lines,
     "fhir": fhir_lines,
@@ -96,8 +96,15 @@ class Written:
     """SHA-256 of its bytes, hex."""
 
 
-def write(form: str, events: Iterable[Logged], file: BinaryIO) -> Written:
-    """Write events in a format of `FORMATS`, as UTF-8; half a surrogate pair, which is no text, is written out."""
+def write(form: str, events: Iterable[Logged], origin: str, file: BinaryIO) -> Written:
+    """Write events in a format of `FORMATS`, as UTF-8; half a surrogate pair, which is no text, is written out.
+
+    Args:
+        form: a key of `FORMATS`.
+        events: what to write.
+        origin: name of the log.
+        file: where to.
+    """
     digest, count = sha256(), 0
 
     def counted() -> Iterator[Logged]:
@@ -106,7 +113,7 @@ def write(form: str, events: Iterable[Logged], file: BinaryIO) -> Written:
             count += 1
             yield logged
 
-    for line in FORMATS[form](counted()):
+    for line in FORMATS[form](counted(), origin):
         data = line.encode("utf-8", "backslashreplace")
         digest.update(data)
         file.write(data)

@@ -72,6 +72,8 @@ def needed() -> None:
 
 
 def _story(report: Report, code: Matrix | None, made: "_Made") -> Iterator[Any]:
+    from reportlab.platypus import Spacer
+
     verdict = report.verdict
     words, tone = headline(verdict)
     yield made.words("CLOCHE AUDIT TRAIL", size=7.5, colour=_SOFT)
@@ -95,7 +97,7 @@ def _story(report: Report, code: Matrix | None, made: "_Made") -> Iterator[Any]:
             yield from blocks
     yield made.words("Checkpoint", size=12, bold=True, before=12, after=4)
     for line in verdict.checkpoint.split("\n") if verdict.checkpoint else ["none: the log was changed"]:
-        yield made.words(line or "\xa0", size=7, font="Courier")
+        yield made.words(line, size=7, font="Courier") if line else Spacer(1, 7)
 
 
 class _Made:

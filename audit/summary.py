@@ -279,7 +279,7 @@ def counts(summary: Summary, at_most: int = 50) -> dict[str, Any]:
 
 def _failure(sequence: int, event: Event) -> Failure:
     who = event.actor
-    why = text_of(event, "reason") or text_of(event, "error")
+    why = str(getattr(event, "reason", "")) or text_of(event, "error")
     return Failure(sequence, event.at, who.user, who.role, event.kind, event.outcome, why)
 
 
@@ -300,6 +300,6 @@ def _review(sequence: int, event: Event) -> Review:
         text_of(event, "by"),
         event.actor.user,
         number("from"),
-        number("to"),
-        text_of(event, "finding"),
+        max(number("until") - 1, 0),
+        text_of(event, "findings"),
     )

@@ -1,18 +1,15 @@
-"""What the officer's commands share: which log, which key it is held against, the verdict on it, and its events."""
+"""What the officer's commands share: which log, which key it is held against, and the verdict on it."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from appliance.settings import KEY_PASSPHRASE_FILE, PASSPHRASE_FILE, Settings, read_passphrase
+from appliance.settings import Settings
 
 if TYPE_CHECKING:
     from audit.checkpoint import Checkpoint, VerifierKey
-    from audit.keys import KeyPair
-    from audit.reading import Logged
     from audit.verify import Verdict
 
 LOG = click.argument("log", required=False, type=click.Path(path_type=Path, dir_okay=False))
@@ -21,96 +18,6 @@ PIN = click.option(
     metavar="KEY",
     help="The log's public key, as noted when the appliance was installed: the line itself, or a file that holds it.",
 )
-KEY = click.option(
-    "--key",
-    "key_file",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Your private key file, NAME.key.",
-)
-
-
-class Reading:
-    """A log that was verified, and its events for who holds a key."""
-
-    def __init__(self, path: Path, verdict: "Verdict", pair: "KeyPair", key_file: Path) -> None:
-        self.path = path
-        """The log's file."""
-        self.verdict = verdict
-        """What verification found; only what it vouches for is read."""
-        self.total = self.sealed = 0
-        """Events that were passed, and those of them that are sealed to other keys."""
-        self._pair, self._key_file = pair, key_file
-
-    def events(self) -> "Iterator[Logged]":
-        """The events up to the first change, in order."""
-        from audit.errors import Refused
-        from audit.reading import read
-
-        for logged in read(self.path, self._pair, self.verdict.size) if self.verdict.size else ():
-            self.total += 1
-            self.sealed += logged.event is None
-            yield logged
-        if self.total and self.sealed == self.total:
-            raise Refused(
-                "nothing in this log is sealed to this key", where=str(self._key_file), hint="take the auditor's key"
-            )
-
-
-@contextmanager
-def reading(
-    settings: Settings, log: Path | None, key_pin: str | None, key_file: Path, asked: Mapping[str, Any]
-) -> Iterator[Reading]:
-    """Verify a log, note that it is read, and give its events; say at the end what the answer stands on.
-
-    Args:
-        log: a carried copy; None: the appliance's own.
-        key_pin: the log's public key, as the person gave it.
-        key_file: the private key that reads.
-        asked: what was asked, for `note_read`: ``command``, and its filters.
-
-    Raises:
-        Refused: the passphrase is wrong, or nothing is sealed to this key.
-        IntegrityFailure: at the end of the block, once what came before the change was shown.
-    """
-    from audit.errors import IntegrityFailure
-    from audit.keys import KeyPair
-
-    path = log or home_files(settings)[0]
-    pair = KeyPair.load(key_file, key_passphrase())
-    verdict = verdict_of(settings, log, key_pin, None)
-    note_read(settings, log, verdict, asked)
-    found = Reading(path, verdict, pair, key_file)
-    yield found
-    if found.sealed:
-        click.echo(f"{found.sealed:,} of {found.total:,} events are sealed to other keys.", err=True)
-    if verdict.state != "intact":
-        raise IntegrityFailure(verdict.sentence, where=str(path), hint="keep the disk as it is, and ask for help")
-    click.echo(verdict.sentence, err=True)
-
-
-def key_passphrase() -> bytes:
-    """The passphrase of an officer's private key, from its file or asked for. Raises Refused."""
-    return read_passphrase(of="the private key", variables=(KEY_PASSPHRASE_FILE, PASSPHRASE_FILE))
-
-
-def note_read(settings: Settings, log: Path | None, verdict: "Verdict", asked: Mapping[str, Any]) -> None:
-    """Note that a log is about to be read, before anything of it is decrypted.
-
-    Args:
-        log: the carried copy that is read; None: the appliance's own log.
-        verdict: of the log: its origin, and how many entries are read.
-        asked: the command's name and its filters, JSON values.
-    """
-
-
-def outside(settings: Settings, path: Path) -> Path:
-    """A file that is about to be written; nothing readable may lie in the appliance's home. Raises Refused."""
-    from audit.errors import Refused
-
-    if path.resolve().is_relative_to(settings.home.resolve()):
-        raise Refused("nothing readable is written into the appliance", where=str(path), hint="name a place outside")
-    return path
 
 
 def verdict_of(settings: Settings, log: Path | None, key_pin: str | None, witness: Path | None) -> "Verdict":
@@ -153,3 +60,13 @@ def _pinned(named: str) -> "VerifierKey":
     except (OSError, ValueError) as error:
         raise BadInput("the pinned key cannot be read", where=named, hint="give keys/log.pub or its line") from error
     return VerifierKey.from_text(text, where=named)
+
+
+def note_read(settings: Settings, log: Path | None, verdict: "Verdict", asked: Mapping[str, Any]) -> None:
+    """Note that a log is about to be read, before anything of it is decrypted.
+
+    Args:
+        log: the carried copy that is read; None: the appliance's own log.
+        verdict: of the log: its origin, and how many entries are read.
+        asked: the command's name and its filters, JSON values.
+    """

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from appliance.cli.officer.common import KEY, LOG, PIN, reading
+from appliance.cli.officer.common import LOG, PIN
+from appliance.cli.officer.reading import KEY, reading
 from appliance.cli.officer.tables import say, table
 from appliance.cli.output import emit, json_option
 from appliance.settings import Settings

@@ -5,8 +5,9 @@ from typing import Any
 
 import click
 
-from appliance.cli.officer.common import KEY, LOG, PIN, outside, reading
+from appliance.cli.officer.common import LOG, PIN
 from appliance.cli.officer.filters import asked, filter_of, filter_options
+from appliance.cli.officer.reading import KEY, outside, reading
 from appliance.cli.officer.tables import many
 from appliance.cli.output import emit, json_option
 from appliance.settings import Settings
@@ -60,7 +61,7 @@ def export(
     question = asked("export", chosen) | {"format": form}
     with reading(settings, log, key_pin, key_file, question) as found:
         with new_file(out) as file:
-            written = write(form, select(found.events(), chosen), file)
+            written = write(form, select(found.events(), chosen), found.verdict.origin, file)
         told = {
             "file": str(out),
             "format": form,

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import click
 
-from appliance.cli.officer.common import KEY, LOG, PIN, outside, reading
+from appliance.cli.officer.common import LOG, PIN
 from appliance.cli.officer.filters import SINCE, UNTIL, asked, filter_of
+from appliance.cli.officer.reading import KEY, outside, reading
 from appliance.cli.output import emit, json_option
 from appliance.settings import Settings
 

@@ -5,14 +5,15 @@ from typing import Any
 
 import click
 
-from appliance.cli.officer.common import KEY, LOG, PIN, reading
+from appliance.cli.officer.common import LOG, PIN
 from appliance.cli.officer.filters import RANGE, SINCE, asked, filter_of
+from appliance.cli.officer.reading import KEY, reading
 from appliance.cli.officer.tables import many
 from appliance.cli.output import emit, json_option
 from appliance.settings import Settings, open_vault
 
-LONGEST = 4000
-"""Letters of a finding at most: it is part of an event."""
+LONGEST = 500
+"""Letters of a finding at most: an event holds one line of it."""
 
 
 @click.command()
@@ -52,12 +53,11 @@ def review(
 
     if not (since or entries):
         raise click.UsageError("say what was reviewed: --range A..B or --since TIME")
-    if not by.strip() or not finding.strip() or len(by) > 200 or len(finding) > LONGEST:
-        raise BadInput(
-            "a review needs a name and a finding of reasonable length",
-            where="--by, --finding",
-            hint=f'--by "G. Hopper" --finding "nothing unusual"; up to 200 and {LONGEST:,} letters',
-        )
+    for name, text, most in (("--by", by, 200), ("--finding", finding, LONGEST)):
+        if not text.strip() or len(text) > most or not text.isprintable():
+            raise BadInput(
+                f"this is not one line of up to {most} letters", where=name, hint="cloche audit review --help"
+            )
     if log is not None:
         raise Refused(
             "a review is recorded in the appliance's own log", where=str(log), hint="type it there, without the copy"
@@ -74,8 +74,8 @@ def review(
         if summary.first_entry is None or summary.last_entry is None:
             raise BadInput("there is no event in this range", where=entries or since or "", hint="cloche audit show")
         first, last = summary.first_entry, summary.last_entry
-        detail = {"by": by, "finding": finding, "from": first, "to": last, "verdict": found.verdict.sentence}
-        detail |= {"checkpoint": found.verdict.checkpoint, "summary": counts(summary)}
+        detail = {"by": by, "findings": finding, "from": first, "until": last + 1, "verdict": found.verdict.sentence}
+        detail["summary"] = counts(summary)
         sequence = _record(settings, detail)
         told = f"review recorded as entry {sequence:,}: entries {first:,} to {last:,}, "
         failures = f"{many(summary.failed, 'failure')}, {many(summary.silent, 'silence')}"

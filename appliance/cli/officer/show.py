@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from appliance.cli.officer.common import KEY, LOG, PIN, reading
+from appliance.cli.officer.common import LOG, PIN
 from appliance.cli.officer.filters import asked, filter_of, filter_options
+from appliance.cli.officer.reading import KEY, reading
 from appliance.cli.officer.tables import few, minute, table
 from appliance.cli.output import emit, json_option
 from appliance.settings import Settings

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from appliance.cli.officer.common import KEY, LOG, PIN, reading
+from appliance.cli.officer.common import LOG, PIN
+from appliance.cli.officer.reading import KEY, reading
 from appliance.cli.officer.tables import few, many, minute, say, table
 from appliance.cli.output import emit, json_option
 from appliance.settings import Settings
