@@ -22,7 +22,6 @@ from audit.kinds import DETAIL, KINDS, OUTCOMES, PURPOSES, Kind
 __all__ = ["DETAIL", "KINDS", "OUTCOMES", "PURPOSES", "SCHEMA", "Event", "Kind"]
 SCHEMA = 1
 """Version of the event's JSON."""
-<<<<<<< HEAD
 _ALWAYS = {"schema", "kind", "actor", "purpose", "outcome", "patients", "objects", "activity", "detail", "at", "clock"}
 _WHERE_KNOWN = {"reason", "software"}
 _LINES = {"source", "to", "recipient", "address", "description", "method", "change", "command", "findings"}
@@ -31,70 +30,6 @@ _DIGESTS = {"before", "after"}
 _CHECKED = _LINES | _DIGESTS | {"follows"}
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
-=======
-PURPOSES: Mapping[str, str] = {
-    "TREAT": "treatment",
-    "HRESCH": "healthcare research",
-    "HOPERAT": "healthcare operations",
-}
-"""Purposes of use (HL7 v3 ActReason) that may open the vault."""
-OUTCOMES: Mapping[str, str] = {"success": "0", "minor": "4", "serious": "8", "major": "12"}
-"""Outcome -> FHIR audit-event-outcome code."""
-
-_DCM = "http://dicom.nema.org/resources/ontology/DCM"
-_LIFECYCLE = "http://terminology.hl7.org/CodeSystem/iso-21089-lifecycle"
-_OWN = "urn:cloche:event"
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of event and its place in the standards."""
-
-    action: str
-    """FHIR audit-event-action: C create, R read, U update, D delete, E execute."""
-    type: str
-    """DICOM event id: 110100 activity, 110101 log used, 110106 export, 110107 import, 110110 patient record."""
-    lifecycle: str
-    """ISO 21089 lifecycle event, or empty where there is none."""
-    says: str
-    """One line for a table."""
-
-
-KINDS: Mapping[str, Kind] = {
-    "appliance.created": Kind("C", "110100", "", "the appliance was made"),
-    "appliance.checked": Kind("E", "110100", "", "the appliance checked itself"),
-    "appliance.upgraded": Kind("U", "110100", "", "the software was upgraded"),
-    "keys.changed": Kind("U", "110100", "", "a key or a recipient changed"),
-    "heartbeat": Kind("E", "110100", "", "nothing happened; the log is alive"),
-    "offline.proven": Kind("E", "110100", "", "a run was watched for network use"),
-    "record.ingested": Kind("C", "110107", "originate", "a record came in"),
-    "record.deidentified": Kind("C", "110106", "deidentify", "a record was de-identified"),
-    "record.reviewed": Kind("U", "110110", "amend", "a person reviewed a record"),
-    "record.refused": Kind("E", "110107", "", "a record was refused"),
-    "object.stored": Kind("C", "110110", "originate", "objects were put into the vault"),
-    "object.used": Kind("R", "110110", "access", "objects were opened"),
-    "object.deleted": Kind("D", "110110", "destroy", "objects were deleted"),
-    "patient.forgotten": Kind("D", "110110", "destroy", "a patient was forgotten"),
-    "dataset.frozen": Kind("C", "110110", "transform", "a data set was frozen"),
-    "run.started": Kind("E", "110100", "", "a run started"),
-    "run.step": Kind("E", "110110", "transform", "a run took steps"),
-    "run.finished": Kind("E", "110100", "", "a run ended"),
-    "run.failed": Kind("E", "110100", "", "a run failed"),
-    "model.stored": Kind("C", "110110", "transform", "a model was stored"),
-    "model.evaluated": Kind("E", "110110", "transform", "a model was measured"),
-    "model.exported": Kind("C", "110106", "transform", "a model was exported"),
-    "model.signed": Kind("U", "110100", "attest", "a model was signed"),
-    "model.loaded": Kind("E", "110110", "access", "a model was loaded"),
-    "model.retired": Kind("U", "110100", "deprecate", "a model was retired"),
-    "question.answered": Kind("E", "110110", "access", "a question was answered"),
-    "disclosure.made": Kind("R", "110106", "disclose", "something left the vault on purpose"),
-    "audit.read": Kind("R", "110101", "access", "the log was read"),
-    "audit.exported": Kind("R", "110101", "extract", "the log was copied out"),
-    "audit.reviewed": Kind("E", "110101", "verify", "a person reviewed the log"),
-    "note": Kind("E", "110100", "", "a remark"),
-}
-"""Every kind of event there is."""
->>>>>>> 5d1e6a6 (Answer the officer's questions from the log)
 
 
 @dataclass(frozen=True)
