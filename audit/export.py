@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import BinaryIO
 
+from audit.fhir import bundle
 from audit.printable import cell
 from audit.reading import Logged
 
@@ -22,13 +23,15 @@ COLUMNS = (
     "patients",
     "objects",
     "activity",
+    "reason",
     "detail",
+    "software",
     "clock",
 )
 """Columns of the CSV."""
 
 
-def csv_lines(events: Iterable[Logged], origin: str = "") -> Iterator[str]:
+def csv_lines(events: Iterable[Logged], _: str) -> Iterator[str]:
     """Events as RFC 4180 lines; lists are separated by spaces, details are JSON."""
     yield csv_line(COLUMNS)
     for logged in events:
@@ -47,7 +50,9 @@ def csv_lines(events: Iterable[Logged], origin: str = "") -> Iterator[str]:
                 " ".join(event.patients),
                 " ".join(event.objects),
                 event.activity,
+                event.reason,
                 json.dumps(dict(event.detail), sort_keys=True, ensure_ascii=False),
+                event.software,
                 event.clock,
             )
         )
@@ -60,28 +65,17 @@ def csv_line(cells: Iterable[str]) -> str:
     return line.getvalue()
 
 
-def json_lines(events: Iterable[Logged], origin: str = "") -> Iterator[str]:
+def json_lines(events: Iterable[Logged], _: str) -> Iterator[str]:
     """Events as JSON, one a line."""
     for logged in events:
         if logged.event is not None:
             yield json.dumps({"sequence": logged.sequence, **logged.event.to_dict()}, ensure_ascii=False) + "\n"
 
 
-def fhir_lines(events: Iterable[Logged], origin: str) -> Iterator[str]:
-    """Events as one FHIR R4 Bundle of AuditEvents, a resource a line."""
-    yield '{"resourceType": "Bundle", "type": "collection", "entry": ['
-    lead = "\n"
-    for logged in events:
-        if logged.event is not None:
-            yield lead + json.dumps({"resource": logged.event.to_fhir()}, ensure_ascii=False)
-            lead = ",\n"
-    yield "\n]}\n"
-
-
 FORMATS: dict[str, Callable[[Iterable[Logged], str], Iterator[str]]] = {
     "csv": csv_lines,
     "jsonl": json_lines,
-    "fhir": fhir_lines,
+    "fhir": bundle,
 }
 """Every format there is."""
 

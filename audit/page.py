@@ -66,14 +66,9 @@ table{font-size:8.6pt}dl{font-size:9.5pt}.verdict>.qr{flex-basis:150px}.qr svg{w
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
-def render(report: Report, code: Matrix | None) -> str:
-    """The page.
-
-    Args:
-        report: what it tells.
-        code: the checkpoint as a QR code; None where that could not be made.
-    """
-    parts = [_header(report), _verdict(report, code)]
+def render(report: Report) -> str:
+    """The page."""
+    parts = [_header(report), _verdict(report)]
     parts += [_section(section) for section in sections(report)]
     parts += [_evidence(report)]
     return (
@@ -93,8 +88,8 @@ def _header(report: Report) -> str:
     )
 
 
-def _verdict(report: Report, code: Matrix | None) -> str:
-    verdict = report.verdict
+def _verdict(report: Report) -> str:
+    verdict, code = report.verdict, report.code
     words, tone = headline(verdict)
     image = f"<div class=qr>{_qr(code)}the checkpoint below,<br>to be kept elsewhere</div>" if code else ""
     facts = (
@@ -183,12 +178,12 @@ def _evidence(report: Report) -> str:
         "The newest checkpoint of the log, a C2SP signed note. Keep it outside the appliance: whoever holds it can "
         "tell later whether anything up to here was taken out or changed."
     )
-    held = (
-        f"<pre>{_text(note, lines=True)}</pre>" if note else "<p>A log that was changed has no checkpoint to keep.</p>"
-    )
+    held = f"<pre>{_text(note, lines=True)}</pre>" if note else "<p>A changed log has no checkpoint to keep.</p>"
+    missing = f"<p class=soft>{_text(report.no_code)}</p>" if report.no_code else ""
     return (
-        f"<section><h2>Checkpoint</h2><p class=soft>{told}</p>{held}</section><footer>This page is complete in itself: "
-        "it fetches nothing and runs nothing. What it tells is what the appliance logged; the order is the log's, "
+        f"<section><h2>Checkpoint</h2><p class=soft>{told}</p>{held}{missing}</section>"
+        "<footer>This page is complete in itself: it fetches nothing and runs nothing. "
+        "What it tells is what the appliance logged; the order is the log's, "
         "times are the appliance's clock in UTC. "
         "Check it with <code>cloche audit verify LOG --key-pin KEY</code>.</footer>"
     )

@@ -26,7 +26,7 @@ _COLOURS = {
 _MARGIN = 42.0
 
 
-def render(report: Report, code: Matrix | None) -> bytes:
+def render(report: Report) -> bytes:
     """The document, A4.
 
     Raises:
@@ -56,7 +56,7 @@ def render(report: Report, code: Matrix | None) -> bytes:
         canvas.drawString(_MARGIN, 24, _latin(f"Cloche audit report, {report.made:%Y-%m-%d %H:%M} UTC"))
         canvas.drawRightString(A4[0] - _MARGIN, 24, f"page {page.page}")
 
-    document.build(list(_story(report, code, made)), onFirstPage=foot, onLaterPages=foot)
+    document.build(list(_story(report, made)), onFirstPage=foot, onLaterPages=foot)
     return file.getvalue()
 
 
@@ -71,7 +71,7 @@ def needed() -> None:
         ) from error
 
 
-def _story(report: Report, code: Matrix | None, made: "_Made") -> Iterator[Any]:
+def _story(report: Report, made: "_Made") -> Iterator[Any]:
     from reportlab.platypus import Spacer
 
     verdict = report.verdict
@@ -88,7 +88,7 @@ def _story(report: Report, code: Matrix | None, made: "_Made") -> Iterator[Any]:
         made.words(f"log {verdict.origin or 'unknown'}", size=7.5, font="Courier"),
         made.words(f"key {grouped(verdict.fingerprint) or 'unknown'}", size=7.5, font="Courier"),
     ]
-    yield made.beside(told, code)
+    yield made.beside(told, report.code)
     for section in sections(report):
         first, *rest = [made.block(block) for block in section.blocks]
         yield made.together([made.words(section.title, size=12, bold=True, before=12, after=4), *first[:1]])
@@ -98,6 +98,8 @@ def _story(report: Report, code: Matrix | None, made: "_Made") -> Iterator[Any]:
     yield made.words("Checkpoint", size=12, bold=True, before=12, after=4)
     for line in verdict.checkpoint.split("\n") if verdict.checkpoint else ["none: the log was changed"]:
         yield made.words(line, size=7, font="Courier") if line else Spacer(1, 7)
+    if report.no_code:
+        yield made.words(report.no_code, size=8.5, colour=_SOFT, before=4)
 
 
 class _Made:

@@ -1,17 +1,26 @@
 """A checkpoint as a QR code: what a camera carries over an air gap."""
 
+from audit.errors import BadInput, EnvironmentProblem
+
 Matrix = tuple[tuple[bool, ...], ...]
 """Modules of a code, row by row, its quiet border included; True is dark."""
 
 
-def matrix(text: str) -> Matrix | None:
-    """The QR code of a text; None where the package `segno` is not installed, or the text is too long for one."""
+def matrix(text: str) -> Matrix:
+    """The QR code of a text, error correction M.
+
+    Raises:
+        EnvironmentProblem: the package segno (the ``report`` extra) is not installed.
+        BadInput: the text is too long for one code.
+    """
     try:
         import segno
-    except ModuleNotFoundError:
-        return None
+    except ModuleNotFoundError as error:
+        raise EnvironmentProblem(
+            "a QR code needs the package segno, which is not installed", hint="pip install 'cloche[report]'"
+        ) from error
     try:
         code = segno.make(text, error="m", micro=False)
-    except segno.DataOverflowError:
-        return None
+    except segno.DataOverflowError as error:
+        raise BadInput(f"a text of {len(text):,} letters is too long for a QR code") from error
     return tuple(tuple(bool(dark) for dark in row) for row in code.matrix_iter(border=4))

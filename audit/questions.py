@@ -9,9 +9,6 @@ from audit.moments import when
 from audit.reading import Logged
 from audit.subject import Subject
 
-FAILURES = ("failed", "refused", "denied")
-"""Last words of the kinds that are a failure or a refusal whatever their outcome says."""
-
 
 @dataclass(frozen=True)
 class Filter:
@@ -63,7 +60,7 @@ class Filter:
 
 def failed(event: Event) -> bool:
     """Whether an event tells of a failure or a refusal."""
-    return event.outcome != "success" or event.kind.rpartition(".")[2] in FAILURES
+    return event.outcome != "success"
 
 
 def select(events: Iterable[Logged], chosen: Filter) -> Iterator[Logged]:

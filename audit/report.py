@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from audit.charts import WIDE, Drawing, bars, over_time
 from audit.events import KINDS, PURPOSES
 from audit.moments import spoken, when_text
-from audit.summary import SILENCE, Failure, Summary
+from audit.qr import Matrix
+from audit.summary import SILENCE, Summary
 from audit.verify import Verdict
 from audit.works import ModelAnswer
 
@@ -28,6 +29,10 @@ class Report:
     """When the report was made, UTC."""
     made_by: str
     """Account that made it."""
+    code: Matrix | None = None
+    """The checkpoint as a QR code; None where there is none."""
+    no_code: str = ""
+    """Why there is none."""
     silence: timedelta = SILENCE
     """From which length on a gap counts as silence."""
 
@@ -178,15 +183,10 @@ def _failures(summary: Summary) -> "Iterator[Drawing | Table | Text]":
     yield Table(
         ("#entry", "=when (UTC)", "who", "=what", "=outcome", "why"),
         tuple(
-            (f"{f.entry:,}", when_text(f.at), f"{f.user} ({f.role})", f.kind, _ended(f), f.why)
+            (f"{f.entry:,}", when_text(f.at), f"{f.user} ({f.role})", f.kind, f.outcome, f.why)
             for f in reversed(summary.failures)
         ),
     )
-
-
-def _ended(failure: Failure) -> str:
-    """How a failure ended, for a table: a refusal that worked is no success to its reader."""
-    return failure.kind.rpartition(".")[2] if failure.outcome == "success" else failure.outcome
 
 
 def _silences(report: Report) -> "Iterator[Table | Text]":

@@ -20,7 +20,8 @@ class Subject:
         named = self.patient in event.patients
         if named and len(event.patients) == 1 and event.kind in ("record.ingested", "object.stored"):
             self.own.update(event.objects)
-        for child, parents in parents_of(event).items():
+        # Only where the event names the patient: a shared object, such as a model, is nobody's own, whatever it is of.
+        for child, parents in parents_of(event).items() if named else ():
             if parents and self.own.issuperset(parents):
                 self.own.add(child)
         return named or not self.own.isdisjoint(event.objects)

@@ -279,8 +279,7 @@ def counts(summary: Summary, at_most: int = 50) -> dict[str, Any]:
 
 def _failure(sequence: int, event: Event) -> Failure:
     who = event.actor
-    why = str(getattr(event, "reason", "")) or text_of(event, "error")
-    return Failure(sequence, event.at, who.user, who.role, event.kind, event.outcome, why)
+    return Failure(sequence, event.at, who.user, who.role, event.kind, event.outcome, event.reason)
 
 
 def _left(sequence: int, event: Event) -> Left:

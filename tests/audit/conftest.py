@@ -80,3 +80,15 @@ def type_(capsys, monkeypatch, vault, tmp_path):
         return int(leaving.value.code or 0), said.out, said.err
 
     return run
+
+
+@pytest.fixture
+def key_file(tmp_path, people, monkeypatch):
+    """The auditor's private key file, its passphrase where the command looks for it."""
+    people[0].save(tmp_path / "auditor.key", b"pass", CHEAP)
+    people[2].save(tmp_path / "stranger.key", b"pass", CHEAP)
+    secret = tmp_path / "passphrase"
+    secret.write_text("pass\n")
+    secret.chmod(0o600)
+    monkeypatch.setenv("CLOCHE_PASSPHRASE_FILE", str(secret))
+    return tmp_path / "auditor.key"

@@ -22,20 +22,6 @@ ACTOR = Actor("ada", "steward")
 
 
 @pytest.fixture
-def key_file(tmp_path, people, monkeypatch):
-    """The auditor's private key file, its passphrase where the command looks for it."""
-    from audit.keys import Cost
-
-    people[0].save(tmp_path / "auditor.key", b"pass", Cost(64, 1, 1))
-    people[2].save(tmp_path / "stranger.key", b"pass", Cost(64, 1, 1))
-    secret = tmp_path / "passphrase"
-    secret.write_text("pass\n")
-    secret.chmod(0o600)
-    monkeypatch.setenv("CLOCHE_PASSPHRASE_FILE", str(secret))
-    return tmp_path / "auditor.key"
-
-
-@pytest.fixture
 def record(vault):
     image = vault.put("image", b"i", actor=ACTOR, patient="P-ABCDEFGHIJ")
     report = vault.put("report", b"r", actor=ACTOR, patient="P-ABCDEFGHIJ", parents=[image])

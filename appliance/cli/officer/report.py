@@ -1,6 +1,7 @@
 """`cloche audit report`: a page for the file."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,6 +10,9 @@ from appliance.cli.officer.filters import SINCE, UNTIL, asked, filter_of
 from appliance.cli.officer.reading import KEY, outside, reading
 from appliance.cli.output import emit, json_option
 from appliance.settings import Settings
+
+if TYPE_CHECKING:
+    from audit.qr import Matrix
 
 
 @click.command()
@@ -66,7 +70,6 @@ def report(
     from audit import pdf as document
     from audit.actor import Actor
     from audit.newfile import new_file
-    from audit.qr import matrix
     from audit.report import Report
     from audit.summary import Counting
     from audit.works import Works
@@ -89,16 +92,29 @@ def report(
             _period(since, until),
             datetime.now(UTC),
             Actor.current("officer").user,
+            *_code(found.verdict.checkpoint),
             timedelta(hours=silence),
         )
-        code = matrix(found.verdict.checkpoint) if found.verdict.checkpoint else None
         with new_file(out) as file:
-            file.write(page.render(told, code).encode("utf-8", "backslashreplace"))
+            file.write(page.render(told).encode("utf-8", "backslashreplace"))
         if pdf:
             with new_file(pdf) as file:
-                file.write(document.render(told, code))
-        made = {"html": str(out), "pdf": str(pdf) if pdf else None, "qr": code is not None}
+                file.write(document.render(told))
+        made = {"html": str(out), "pdf": str(pdf) if pdf else None, "qr": told.code is not None}
         emit(settings, made | {"verdict": found.verdict.to_dict()}, "\n".join(str(one) for one in (out, pdf) if one))
+
+
+def _code(checkpoint: str) -> "tuple[Matrix | None, str]":
+    """The QR code of a checkpoint, or why there is none."""
+    from audit.errors import ClocheError
+    from audit.qr import matrix
+
+    if not checkpoint:
+        return None, ""
+    try:
+        return matrix(checkpoint), ""
+    except ClocheError as error:
+        return None, " ".join(error.diagnostics().split())
 
 
 def _period(since: str | None, until: str | None) -> str:

@@ -55,17 +55,18 @@ def show(
     chosen = filter_of(**filters)
     with reading(settings, log, key_pin, key_file, asked("show", chosen)) as found:
         events = deque(select(found.events(), chosen), maxlen=last)
-        _print_events(settings, events, fhir)
+        _print_events(settings, events, found.verdict.origin if fhir else None)
 
 
-def _print_events(settings: Settings, events: "Iterable[Logged]", fhir: bool) -> None:
-    """Events as a table, as JSON, or as a FHIR bundle."""
-    found = [(logged.sequence, logged.event) for logged in events if logged.event is not None]
-    if fhir:
-        resources = [{"resource": event.to_fhir()} for _, event in found]
-        bundle = {"resourceType": "Bundle", "type": "collection", "entry": resources}
-        emit(Settings(settings.home, as_json=True), bundle, "")
+def _print_events(settings: Settings, events: "Iterable[Logged]", fhir_of: str | None) -> None:
+    """Events as a table, as JSON, or, where a log's name is given, as a FHIR bundle of that log."""
+    if fhir_of is not None:
+        from audit.fhir import bundle
+
+        for piece in bundle(events, fhir_of):
+            click.echo(piece, nl=False)
         return
+    found = [(logged.sequence, logged.event) for logged in events if logged.event is not None]
     if settings.as_json:
         emit(settings, [{"sequence": sequence, **event.to_dict()} for sequence, event in found], "")
         return
