@@ -178,7 +178,7 @@ class _Made:
         from reportlab.platypus import Table as Grid
 
         if isinstance(block, Text):
-            return [self.words(block.text, size=8.5, colour=_SOFT if block.soft else _INK, after=4)]
+            return [self.words(block.text, size=8.5, colour=_SOFT if block.soft else _INK, before=3, after=4)]
         if isinstance(block, Drawing):
             return [self.words(block.title, size=7.5, colour=_SOFT, after=3), _picture(block, self.room)]
         if isinstance(block, tuple):

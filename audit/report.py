@@ -93,7 +93,7 @@ def sections(report: Report) -> Iterator[Section]:
 def headline(verdict: Verdict) -> tuple[str, str]:
     """The verdict in a few words, and its tone: ``good``, ``warn`` or ``bad``."""
     if verdict.state != "intact":
-        return "The log was changed", "bad"
+        return "The log was changed or is damaged", "bad"
     if not verdict.anchored:
         return "Consistent, but not anchored", "warn"
     return "Intact", "good"
@@ -113,7 +113,7 @@ def meaning(verdict: Verdict) -> str:
         )
     told = "Every entry is what was logged, in order, none missing in the middle, signed by the pinned key."
     if not verdict.witnessed_to:
-        return told + " No checkpoint from elsewhere was held against it: a tail that was cut off would not show here."
+        return told + " No checkpoint from elsewhere was held against it: a tail that was cut off may not show here."
     return told + f" A checkpoint that was kept elsewhere vouches for the first {verdict.witnessed_to:,} entries."
 
 
