@@ -106,7 +106,11 @@ def test_hidden_letters_are_written_out():
         ({}, "Intact", "good"),
         ({"witnessed_to": 5}, "Intact", "good"),
         ({"anchored": False}, "Consistent, but not anchored", "warn"),
-        ({"state": "failed", "failed_at": 3, "why": "it is missing", "checkpoint": ""}, "The log was changed or is damaged", "bad"),
+        (
+            {"state": "failed", "failed_at": 3, "why": "it is missing", "checkpoint": ""},
+            "The log was changed or is damaged",
+            "bad",
+        ),
     ],
 )
 def test_the_verdict_is_the_first_thing_said(change, words, tone):
