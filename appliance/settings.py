@@ -31,29 +31,42 @@ class Settings:
     """Whether stdout is read by a program (`--json`)."""
 
 
-def read_passphrase(*, confirm: bool = False) -> bytes:
-    """Read the appliance's passphrase from its file, or ask the person at the terminal.
+def read_passphrase(*, confirm: bool = False, whose: str = "of the appliance") -> bytes:
+    """Read a passphrase from the file that CLOCHE_PASSPHRASE_FILE names, or ask the person at the terminal.
 
     Args:
         confirm: ask twice, for a passphrase that is about to be set.
+        whose: what the person is asked for.
 
     Raises:
         Refused: the file is readable by others, empty or too long, or there is neither file nor terminal.
     """
-    from audit.errors import Refused
-
     named = os.environ.get(PASSPHRASE_FILE)
     if named:
         return _passphrase_in(Path(named))
+    return _ask(whose, confirm, f"write it to a file with mode 0600 and set {PASSPHRASE_FILE} to its path")
+
+
+def read_new_passphrase(file: Path | None) -> bytes:
+    """Read the passphrase that takes the place of another: from `file`, or from the terminal, twice.
+
+    Raises:
+        Refused: as `read_passphrase`.
+    """
+    if file is not None:
+        return _passphrase_in(file)
+    return _ask("to be set", True, "write it to a file with mode 0600 and give that with --new-file")
+
+
+def _ask(whose: str, confirm: bool, otherwise: str) -> bytes:
+    """Ask the person at the terminal; `otherwise` is what to do where there is none."""
+    from audit.errors import Refused
+
     if not sys.stdin.isatty():
-        raise Refused(
-            "no passphrase: there is no terminal to ask at",
-            where=f"{PASSPHRASE_FILE} is not set",
-            hint=f"write it to a file with mode 0600 and set {PASSPHRASE_FILE} to its path",
-        )
+        raise Refused("no passphrase: there is no terminal to ask at", where=f"passphrase {whose}", hint=otherwise)
     from getpass import getpass
 
-    first = getpass("Passphrase of the appliance: ")
+    first = getpass(f"Passphrase {whose}: ")
     if not first:
         raise Refused("the passphrase is empty", hint="type the same command and give one")
     if confirm and getpass("The same again: ") != first:
@@ -91,12 +104,13 @@ def _passphrase_in(path: Path) -> bytes:
 
 
 @contextmanager
-def open_vault(settings: Settings, role: str) -> Iterator[tuple["Vault", "Actor"]]:
+def open_vault(settings: Settings, role: str, *, alone: bool = False) -> Iterator[tuple["Vault", "Actor"]]:
     """Open the appliance's vault for one person and close it afterwards.
 
     Args:
         settings: which appliance.
         role: in which role the person acts (`steward`, `clinician`, `officer`, `operator`): every event names it.
+        alone: keep other processes out, so that keys can be changed.
 
     Yields:
         The vault, and the actor to hand to each of its calls.
@@ -109,5 +123,5 @@ def open_vault(settings: Settings, role: str) -> Iterator[tuple["Vault", "Actor"
     from audit.vault import Vault
 
     check(settings.home)  # before a person is asked for the passphrase of nothing
-    with Vault.open(settings.home, read_passphrase()) as vault:
+    with Vault.open(settings.home, read_passphrase(), alone=alone) as vault:
         yield vault, Actor.current(role)
