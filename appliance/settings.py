@@ -31,12 +31,12 @@ class Settings:
     """Whether stdout is read by a program (`--json`)."""
 
 
-def read_passphrase(*, confirm: bool = False, whose: str = "of the appliance") -> bytes:
-    """Read a passphrase from the file that CLOCHE_PASSPHRASE_FILE names, or ask the person at the terminal.
+def read_passphrase(whose: str = "the appliance", *, confirm: bool = False) -> bytes:
+    """Read a passphrase from its file, or ask the person at the terminal.
 
     Args:
+        whose: what it opens, for the question.
         confirm: ask twice, for a passphrase that is about to be set.
-        whose: what the person is asked for.
 
     Raises:
         Refused: the file is readable by others, empty or too long, or there is neither file nor terminal.
@@ -55,7 +55,7 @@ def read_new_passphrase(file: Path | None) -> bytes:
     """
     if file is not None:
         return _passphrase_in(file)
-    return _ask("to be set", True, "write it to a file with mode 0600 and give that with --new-file")
+    return _ask("the appliance, the new one", True, "write it to a file with mode 0600 and give that with --new-file")
 
 
 def _ask(whose: str, confirm: bool, otherwise: str) -> bytes:
@@ -63,10 +63,10 @@ def _ask(whose: str, confirm: bool, otherwise: str) -> bytes:
     from audit.errors import Refused
 
     if not sys.stdin.isatty():
-        raise Refused("no passphrase: there is no terminal to ask at", where=f"passphrase {whose}", hint=otherwise)
+        raise Refused("no passphrase: there is no terminal to ask at", where=f"passphrase of {whose}", hint=otherwise)
     from getpass import getpass
 
-    first = getpass(f"Passphrase {whose}: ")
+    first = getpass(f"Passphrase of {whose}: ")
     if not first:
         raise Refused("the passphrase is empty", hint="type the same command and give one")
     if confirm and getpass("The same again: ") != first:

@@ -67,7 +67,8 @@ class Ceremonies:
         """Hand the log over to a fresh key of its own; the old and the new public key, as lines. Raises Refused."""
         self._require_alone()
         old, new = self._log.key, Signer.generate(self._log.key.name)
-        detail = {"change": "log key", "before": old.fingerprint, "after": new.key.fingerprint}
+        before, after = (sha256(key.to_text().encode()).hexdigest() for key in (old, new.key))
+        detail = {"change": "log key handed over", "before": before, "after": after}
         event = Event("keys.changed", actor, activity="rotate-key", detail=detail)
         self._change(Intent(LOG_KEY, log_key=new.to_bytes()), lambda: self._log.rotate(new, event))
         return old.to_text(), new.key.to_text()
@@ -77,7 +78,7 @@ class Ceremonies:
         self._require_alone()
         if not new:
             raise Refused("the passphrase is empty", hint="type the same command and give one")
-        self._log.append(Event("keys.changed", actor, activity="passphrase", detail={"change": "passphrase"}))
+        self._log.append(Event("keys.changed", actor, activity="passphrase", detail={"change": "passphrase changed"}))
         self._file.change_passphrase(new, cost)
 
     def challenge(self, at: str) -> bytes:

@@ -111,9 +111,13 @@ class Recipient:
             raise BadInput("the public key does not fit its own id", where=where, hint="take an undamaged copy of it")
         return recipient
 
+    def to_bytes(self) -> bytes:
+        """The public file's content."""
+        return json.dumps(self.to_dict(), indent=2).encode() + b"\n"
+
     def save(self, path: Path) -> None:
         """Write the public file."""
-        write_new(path, json.dumps(self.to_dict(), indent=2).encode() + b"\n", mode=0o644)
+        write_new(path, self.to_bytes(), mode=0o644)
 
     @classmethod
     def load(cls, path: Path) -> "Recipient":

@@ -8,6 +8,7 @@ checkpoint. The bag decides: before it is replaced the old log stands, from then
 import shutil
 import sqlite3
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +152,10 @@ def _settle_or_take_back(home: Path, file: BagFile) -> None:
 
 def _make(path: Path, signer: Signer, bag: Bag, before: Predecessor, found: Remains, actor: Actor) -> None:
     """The new log in a directory of its own, with its first event."""
-    detail = {"reason": before.reason, "before": found.to_dict(), "key_after": signer.key.fingerprint}
-    event = Event("log.restarted", actor, activity="new-origin", detail=detail)
+    lines = (found.key.to_text(), signer.key.to_text())
+    detail = dict(zip(("before", "after"), (sha256(line.encode()).hexdigest() for line in lines), strict=True))
+    whole = {**detail, "change": "new log", "old_log": found.to_dict()}
+    event = Event("log.restarted", actor, activity="new-origin", reason=before.reason, detail=whole)
     log, mark = path / LOG.name, path / HIGH_WATER.name
     with Log.create(log, signer, bag.recipients, mark, predecessor=before.sign(signer)) as made:
         made.append(event)

@@ -45,14 +45,14 @@ def settle(home: Path, file: BagFile) -> None:
 
 def publish(home: Path, bag: Bag) -> None:
     """Bring the public copies in the home in line with the bag: the log's key, and the recipients'."""
-    from json import dumps
-
-    replace_file(home / PIN, bag.signer().key.to_text().encode() + b"\n", mode=0o644)
-    wanted = {f"{number}.pub": recipient for number, recipient in enumerate(bag.recipients, 1)}
-    for name, recipient in wanted.items():
-        replace_file(home / RECIPIENT_FILES / name, dumps(recipient.to_dict(), indent=2).encode() + b"\n", mode=0o644)
+    wanted = {home / PIN: bag.signer().key.to_text().encode() + b"\n"}
+    for number, recipient in enumerate(bag.recipients, 1):
+        wanted[home / RECIPIENT_FILES / f"{number}.pub"] = recipient.to_bytes()
+    for path, data in wanted.items():
+        if not path.is_file() or path.read_bytes() != data:
+            replace_file(path, data, mode=0o644)
     for path in (home / RECIPIENT_FILES).glob("*.pub"):
-        if path.name not in wanted:
+        if path not in wanted:
             path.unlink()
 
 

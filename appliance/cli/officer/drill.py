@@ -68,7 +68,7 @@ def answer(settings: Settings, challenge: Path, key_file: Path, out: Path) -> No
     from audit.keys import KeyPair, write_new
 
     given = Challenge.from_bytes(challenge.read_bytes(), str(challenge))
-    pair = KeyPair.load(key_file, read_passphrase(whose=f"of {key_file.name}"))
+    pair = KeyPair.load(key_file, read_passphrase(key_file.name))
     write_new(out, given.answer(pair).to_bytes(), mode=0o644)
     data = {"answer": str(out), "name": pair.recipient.name, "challenged_at": given.made, "origin": given.origin}
     emit(settings, data, f"{pair.recipient.name} can read the log {given.origin}: answer in {out}")
