@@ -59,7 +59,7 @@ def publish(home: Path, bag: Bag) -> None:
 def sweep(home: Path) -> None:
     """Delete the halves of files that killed processes have left; the caller holds the keys alone."""
     with storage(home):
-        for directory in (home / "keys", home / RECIPIENT_FILES, home / "audit"):
+        for directory in (home / "keys", home / RECIPIENT_FILES, home / "audit", home / OLD):
             for path in directory.glob(".*.new"):
                 path.unlink()
 

@@ -1,6 +1,6 @@
 """Run a ceremony on copies of a home, and kill each at another line: `python killed.py HOME OUT CEREMONY FILE.pub`.
 
-Each copy `OUT/n` is what a SIGKILL before the n-th line has left; the last one, `OUT/done`, was not killed. A process
+Each copy `OUT/n` is what a SIGKILL before the n-th line has left; `OUT/done` was not killed. A process
 of its own, as it forks: nothing of a test runs in the children.
 """
 
@@ -19,13 +19,13 @@ from audit.custodian import Custodian
 from audit.keys import Cost, Recipient
 from audit.restart import restart
 
-
 WATCHED = ("bag", "ceremonies", "files", "settle", "restart", "highwater", "log", "store")
 """Modules of audit/ in which a line may be the last ..."""
-WRITERS = set(
-    "replace_file write change_passphrase settle publish _move _put_away restart _make _settle_or_take_back "
-    "_change change_recipients rotate create raise_to _append _commit _insert".split()
-)
+WRITERS = {
+    *("replace_file", "write", "change_passphrase", "settle", "publish"),
+    *("restart", "_make", "_move", "_put_away", "_settle_or_take_back"),
+    *("_change", "change_recipients", "rotate", "create", "raise_to", "_append", "_commit", "_insert"),
+}
 """... and the functions in them that change what is on the disk: what others do in between leaves no trace there."""
 FILES = {str(Path(audit.__file__).with_name(f"{name}.py")) for name in WATCHED}
 ACTOR = Actor("child", "officer")
@@ -37,6 +37,8 @@ def ceremony(name: str, home: Path, newcomer: Path) -> Callable[[], object]:
     """What is to be killed, once all is prepared that is not part of it."""
     if name in ("stolen", "restored"):
         return lambda: restart(home, PASSPHRASE, name, ACTOR)
+    if name == "open":
+        return lambda: Custodian.open(home, PASSPHRASE).close()
     ceremonies = Custodian.open(home, PASSPHRASE, alone=True).ceremonies
     return {
         "add": lambda: ceremonies.add_recipient(Recipient.load(newcomer).to_dict(), ACTOR),
@@ -68,6 +70,8 @@ def _watched(frame: FrameType) -> bool:
 
 
 def main(home: Path, out: Path, name: str, newcomer: Path) -> None:
+    shutil.copytree(home, out / "done")
+    ceremony(name, out / "done", newcomer)()  # it also brings in what is imported late, once for all children
     for line in range(1, 5000):
         copy = out / str(line)
         shutil.copytree(home, copy)
@@ -77,11 +81,8 @@ def main(home: Path, out: Path, name: str, newcomer: Path) -> None:
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status):
-            if os.WEXITSTATUS(status):
-                raise SystemExit(f"the ceremony failed: {status}")
-            copy.rename(out / "done")
-            return
-    raise SystemExit("the ceremony does not end")
+            shutil.rmtree(copy)
+            raise SystemExit(os.WEXITSTATUS(status))
 
 
 if __name__ == "__main__":
