@@ -1,5 +1,6 @@
 """`cloche audit new-origin`: a new log after the old one's key was lost or stolen, or a backup was restored."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ def new_origin(settings: Settings, reason: str, checkpoint: Path | None, dry_run
     """
     from audit.actor import Actor
     from audit.checkpoint import VerifierKey
+    from audit.errors import Refused
     from audit.home import PIN, check
     from audit.restart import remains, restart
 
@@ -53,6 +55,8 @@ def new_origin(settings: Settings, reason: str, checkpoint: Path | None, dry_run
         return
     if not yes:
         click.echo(_says(found), err=True)
+        if not sys.stdin.isatty():
+            raise Refused("there is no terminal to ask at", hint="type the same command with --yes")
         click.confirm("Put this log away and begin a new one?", abort=True, err=True)
     found, kept = restart(settings.home, secret, reason, Actor.current("officer"), elsewhere)
     key = VerifierKey.from_text((settings.home / PIN).read_text())
