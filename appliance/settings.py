@@ -34,32 +34,49 @@ class Settings:
 
 
 def read_passphrase(
-    *, confirm: bool = False, of: str = "the appliance", variables: tuple[str, ...] = (PASSPHRASE_FILE,)
+    whose: str = "the appliance", *, confirm: bool = False, variables: tuple[str, ...] = (PASSPHRASE_FILE,)
 ) -> bytes:
-    """Read the appliance's passphrase from its file, or ask the person at the terminal.
+    """Read a passphrase from its file, or ask the person at the terminal.
 
     Args:
+        whose: what it opens, for the question.
         confirm: ask twice, for a passphrase that is about to be set.
-        of: what it opens, for the question.
         variables: environment variables that may name its file; the first that is set counts.
 
     Raises:
         Refused: the file is readable by others, empty or too long, or there is neither file nor terminal.
     """
-    from audit.errors import Refused
-
     named = next(filter(None, map(os.environ.get, variables)), None)
     if named:
         return _passphrase_in(Path(named))
+    return _ask(whose, confirm, f"write it to a file with mode 0600 and set {variables[0]} to its path")
+
+
+def read_new_passphrase(file: Path | None) -> bytes:
+    """Read the passphrase that takes the place of another: from `file`, or from the terminal, twice.
+
+    Raises:
+        Refused: as `read_passphrase`.
+    """
+    if file is not None:
+        return _passphrase_in(file)
+    return _ask("the appliance, the new one", True, "write it to a file with mode 0600 and give that with --new-file")
+
+
+def key_passphrase(*, confirm: bool = False) -> bytes:
+    """Read the passphrase of an officer's private key. Raises as `read_passphrase`."""
+    return read_passphrase("the private key", confirm=confirm, variables=(KEY_PASSPHRASE_FILE, PASSPHRASE_FILE))
+
+
+def _ask(whose: str, confirm: bool, otherwise: str) -> bytes:
+    """Ask the person at the terminal; `otherwise` is what to do where there is none."""
+    from audit.errors import Refused
+
     if not sys.stdin.isatty():
-        raise Refused(
-            "no passphrase: there is no terminal to ask at",
-            where=f"{PASSPHRASE_FILE} is not set",
-            hint=f"write it to a file with mode 0600 and set {PASSPHRASE_FILE} to its path",
-        )
+        raise Refused("no passphrase: there is no terminal to ask at", where=f"passphrase of {whose}", hint=otherwise)
     from getpass import getpass
 
-    first = getpass(f"Passphrase of {of}: ")
+    first = getpass(f"Passphrase of {whose}: ")
     if not first:
         raise Refused("the passphrase is empty", hint="type the same command and give one")
     if confirm and getpass("The same again: ") != first:
@@ -97,12 +114,13 @@ def _passphrase_in(path: Path) -> bytes:
 
 
 @contextmanager
-def open_vault(settings: Settings, role: str) -> Iterator[tuple["Vault", "Actor"]]:
+def open_vault(settings: Settings, role: str, *, alone: bool = False) -> Iterator[tuple["Vault", "Actor"]]:
     """Open the appliance's vault for one person and close it afterwards.
 
     Args:
         settings: which appliance.
         role: in which role the person acts (`steward`, `clinician`, `officer`, `operator`): every event names it.
+        alone: keep other processes out, so that keys can be changed.
 
     Yields:
         The vault, and the actor to hand to each of its calls.
@@ -115,5 +133,5 @@ def open_vault(settings: Settings, role: str) -> Iterator[tuple["Vault", "Actor"
     from audit.vault import Vault
 
     check(settings.home)  # before a person is asked for the passphrase of nothing
-    with Vault.open(settings.home, read_passphrase()) as vault:
+    with Vault.open(settings.home, read_passphrase(), alone=alone) as vault:
         yield vault, Actor.current(role)

@@ -1,38 +1,41 @@
 """The custodian: it alone holds unwrapped keys and writes the log, and it gives no key before the event is durable.
 
 Here it lives in the vault's own process. Its methods take and return plain values, so that a process of its own, under
-its own user, can stand behind the same five calls: `commit`, `new_blob`, `release`, `pseudonym`, `mark`.
+its own user, can stand behind the same calls: `commit`, `new_blob`, `release`, `pseudonym`, `mark`, and those of
+`ceremonies`, which change keys and need them to themselves (`open(..., alone=True)`).
 """
 
 import base64
-import hmac
-import json
 import secrets
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from audit import database, keys
+from audit import database
+from audit.bag import Bag, BagFile
+from audit.ceremonies import Ceremonies
 from audit.checkpoint import Signer, VerifierKey
-from audit.errors import BadInput, IntegrityFailure, Refused, storage
+from audit.errors import BadInput, EnvironmentProblem, IntegrityFailure, Refused, storage
 from audit.events import Event
+from audit.hold import Hold
+from audit.home import HIGH_WATER, LOG
 from audit.keys import COST, Cost, Recipient
 from audit.log import Log
+from audit.rotation import new_origin
 from audit.rows import StoredObject
+from audit.sealing import check_recipients
+from audit.settle import RECIPIENT_FILES, publish, settle, sweep
+from audit.store import BUSY_S
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
 BLOB_VERSION = 1
 """Version of an object's format and key derivation."""
-KEY_FILE, PIN_FILE, PATIENTS_FILE, RECIPIENTS = "vault.key", "log.pub", "patients.sqlite", "recipients"
-"""Names inside home/keys."""
-LOG_FILE, MARK_FILE = "log.sqlite", "high-water"
-"""Names inside home/audit."""
-_KIND = "cloche vault key"
-_CONTEXT = b"cloche/vault/v1/keys\x00"
+PATIENTS_FILE = "patients.sqlite"
+"""Name inside home/keys."""
 _PATIENT = b"cloche/vault/v1/patient\x00"
 _BLOB = b"cloche/vault/v1/blob\x00"
 
@@ -62,70 +65,93 @@ class Blob:
 class Custodian:
     """Keys and log of one appliance."""
 
-    def __init__(self, home: Path, secret: Mapping[str, str], recipients: Sequence[Recipient]) -> None:
+    def __init__(self, home: Path, file: BagFile, hold: Hold) -> None:
         """Take the unwrapped keys into memory and open the log; see `create` and `open`."""
-        self._vault_key, self._naming_key = _unb64(secret["vault"]), _unb64(secret["names"])
-        signer = Signer.from_bytes(secret["origin"], _unb64(secret["log"]))
+        self._file, self._hold = file, hold
         self._patients = database.connect(home / "keys" / PATIENTS_FILE, _MIGRATIONS)
         self._patients_path = home / "keys" / PATIENTS_FILE
         self._unwrapped: dict[str, bytes] = {}
-        self.recipients = tuple(recipients)
-        """Who can read the log."""
         try:
-            self._log = Log(home / "audit" / LOG_FILE, signer, recipients, home / "audit" / MARK_FILE)
+            self._log = Log(home / LOG, file.bag.signer(), file.bag.recipients, home / HIGH_WATER)
         except BaseException:
             self._patients.close()
             raise
+        self.ceremonies = Ceremonies(home, file, hold, self._log, self.close)
+        """What changes keys, and proves that people have theirs."""
 
     @classmethod
     def create(cls, home: Path, passphrase: bytes, recipients: Sequence[Recipient], cost: Cost = COST) -> Self:
         """Make keys and an empty log in an empty home, and open them. Raises Refused, BadInput, EnvironmentProblem."""
-        origin = f"cloche/log/{secrets.token_hex(8)}"
+        check_recipients(recipients)
+        origin = new_origin()
         signer = Signer.generate(origin)
-        secret = {
-            "vault": _b64(secrets.token_bytes(32)),
-            "names": _b64(secrets.token_bytes(32)),
-            "log": _b64(signer.to_bytes()),
-            "origin": origin,
-        }
-        # The recipients are sealed in as well: who may read the log is not for a changed file to say.
-        bag = json.dumps({**secret, "recipients": [recipient.to_dict() for recipient in recipients]}).encode()
-        sealed = {"kind": _KIND, **keys.wrap(bag, passphrase, _CONTEXT, cost)}
+        fresh = secrets.token_bytes(32), secrets.token_bytes(32)
         with storage(home):
-            for path in (home / "keys", home / "keys" / RECIPIENTS, home / "audit"):
+            for path in (home / "keys", home / RECIPIENT_FILES, home / "audit"):
                 path.mkdir(mode=0o700)
-        Log.create(home / "audit" / LOG_FILE, signer, recipients, home / "audit" / MARK_FILE).close()
-        for number, recipient in enumerate(recipients, 1):
-            recipient.save(home / "keys" / RECIPIENTS / f"{number}.pub")
-        keys.write_new(home / "keys" / PIN_FILE, signer.key.to_text().encode() + b"\n", mode=0o644)
-        keys.write_new(home / "keys" / KEY_FILE, json.dumps(sealed, indent=2).encode() + b"\n", mode=0o600)
-        return cls(home, secret, recipients)
+        Log.create(home / LOG, signer, recipients, home / HIGH_WATER).close()
+        file = BagFile.create(home, Bag(*fresh, signer.to_bytes(), origin, tuple(recipients)), passphrase, cost)
+        publish(home, file.bag)
+        return cls._with(home, file, Hold(home))
 
     @classmethod
-    def open(cls, home: Path, passphrase: bytes) -> Self:
-        """Open the keys with the passphrase, and the log.
+    def open(cls, home: Path, passphrase: bytes, alone: bool = False) -> Self:
+        """Open the keys with the passphrase, and the log; finish what a killed process has begun about the keys.
+
+        Args:
+            home: the appliance.
+            passphrase: its passphrase.
+            alone: keep others out; needed to change keys.
 
         Raises:
-            Refused: the passphrase is wrong.
+            Refused: the passphrase is wrong, or it is to be alone and another process has the appliance open.
             IntegrityFailure: the key file or the log is damaged, or the log was cut short.
         """
-        path = home / "keys" / KEY_FILE
+        hold, until = Hold(home), time.monotonic() + BUSY_S
         try:
-            found = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise IntegrityFailure(
-                "the appliance's key file cannot be read", where=str(path), hint="restore it from a backup"
-            ) from error
-        bag = json.loads(keys.unwrap(found, passphrase, _CONTEXT, str(path)))
-        recipients = [Recipient.from_dict(one, str(path)) for one in bag["recipients"]]
-        return cls(home, bag, recipients)
+            while True:
+                if hold.take(alone):
+                    file = BagFile.open(home, passphrase)
+                    if alone:
+                        sweep(home)
+                    if file.bag.intent is None:
+                        return cls._with(home, file, hold)
+                    if hold.take(alone=True):
+                        settle(home, file)
+                        continue  # held together again, and read again: another may have been quicker
+                elif alone:
+                    raise Hold.refusal()
+                if time.monotonic() > until:
+                    raise EnvironmentProblem(
+                        "another process keeps the appliance's keys to itself",
+                        where=str(home),
+                        hint="wait until it ends, then type the same command",
+                    )
+                time.sleep(0.05)
+        except BaseException:
+            hold.close()
+            raise
+
+    @classmethod
+    def _with(cls, home: Path, file: BagFile, hold: Hold) -> Self:
+        try:
+            return cls(home, file, hold)
+        except BaseException:
+            hold.close()
+            raise
 
     def close(self) -> None:
         """Forget the keys, as far as Python can, and release log and database."""
         self._unwrapped.clear()
-        self._vault_key = self._naming_key = b""
+        self._file.forget()
         self._patients.close()
         self._log.close()
+        self._hold.close()
+
+    @property
+    def recipients(self) -> tuple[Recipient, ...]:
+        """Who can read the log."""
+        return self._file.bag.recipients
 
     @property
     def log_key(self) -> VerifierKey:
@@ -178,7 +204,7 @@ class Custodian:
 
     def mark(self, label: str, data: bytes) -> bytes:
         """HMAC-SHA256 of data under the appliance's naming key and a label, 32 bytes."""
-        return hmac.new(self._naming_key, label.encode() + b"\x00" + data, sha256).digest()
+        return self._file.bag.mark(label, data)
 
     def _blob_key(self, stored: StoredObject, make: bool) -> bytes:
         """HKDF(patient key, salt, format | id | version), 32 bytes. Source: RFC 5869."""
@@ -195,7 +221,7 @@ class Custodian:
 
         if patient in self._unwrapped:
             return self._unwrapped[patient]
-        context, cipher = _PATIENT + patient.encode(), AESGCM(self._vault_key)
+        context, cipher = _PATIENT + patient.encode(), AESGCM(self._file.bag.vault_key)
         if make:
             nonce = secrets.token_bytes(12)
             fresh = nonce + cipher.encrypt(nonce, secrets.token_bytes(32), context)
@@ -215,11 +241,3 @@ class Custodian:
             ) from error
         self._unwrapped[patient] = key
         return key
-
-
-def _b64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
-
-
-def _unb64(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)

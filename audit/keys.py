@@ -111,9 +111,13 @@ class Recipient:
             raise BadInput("the public key does not fit its own id", where=where, hint="take an undamaged copy of it")
         return recipient
 
+    def to_bytes(self) -> bytes:
+        """The public file's content."""
+        return json.dumps(self.to_dict(), indent=2).encode() + b"\n"
+
     def save(self, path: Path) -> None:
         """Write the public file."""
-        write_new(path, json.dumps(self.to_dict(), indent=2).encode() + b"\n", mode=0o644)
+        write_new(path, self.to_bytes(), mode=0o644)
 
     @classmethod
     def load(cls, path: Path) -> "Recipient":
@@ -180,44 +184,60 @@ def generate(name: str, suite: str = DEFAULT_SUITE, label: str = "") -> KeyPair:
     return KeyPair(Recipient(name, suite, public, label), private)
 
 
+class Wrapping:
+    """A passphrase that was stretched once: it seals again without being asked for again."""
+
+    def __init__(self, passphrase: bytes, cost: Cost = COST, salt: bytes = b"") -> None:
+        """Stretch a passphrase; under a fresh salt, if none is given. Raises Refused where it is empty."""
+        if not passphrase:
+            raise Refused("the passphrase is empty", hint="type the same command and give one")
+        self.cost = cost
+        """What a guess of the passphrase costs."""
+        self._salt = salt or secrets.token_bytes(16)
+        self._key = _stretch(passphrase, self._salt, cost)
+
+    def seal(self, secret: bytes, context: bytes) -> dict[str, Any]:
+        """The secret, sealed (AES-256-GCM) and bound to `context`, as JSON values."""
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        nonce = secrets.token_bytes(12)
+        return {
+            "kdf": "argon2id",
+            "memory_kib": self.cost.memory_kib,
+            "iterations": self.cost.iterations,
+            "lanes": self.cost.lanes,
+            "salt": _b64(self._salt),
+            "nonce": _b64(nonce),
+            "sealed": _b64(AESGCM(self._key).encrypt(nonce, secret, context)),
+        }
+
+    @classmethod
+    def open(cls, found: Any, passphrase: bytes, context: bytes, where: str) -> "tuple[bytes, Wrapping]":
+        """The secret of `seal`, and what seals it again. Raises BadInput, or Refused for a wrong passphrase."""
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        try:
+            cost = Cost(int(found["memory_kib"]), int(found["iterations"]), int(found["lanes"]))
+            salt, nonce, sealed = (_unb64(found[name]) for name in ("salt", "nonce", "sealed"))
+            wrapping = cls(passphrase, cost, salt)
+            return AESGCM(wrapping._key).decrypt(nonce, sealed, context), wrapping
+        except InvalidTag as error:
+            raise Refused(
+                "the passphrase is wrong, or the key file was changed", where=where, hint="type the same command again"
+            ) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInput("this key file is damaged", where=where, hint="take an undamaged copy of it") from error
+
+
 def wrap(secret: bytes, passphrase: bytes, context: bytes, cost: Cost = COST) -> dict[str, Any]:
-    """Seal a secret under a passphrase (Argon2id, AES-256-GCM), bound to `context`.
-
-    Raises:
-        Refused: the passphrase is empty.
-    """
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-    if not passphrase:
-        raise Refused("the passphrase is empty", hint="type the same command and give one")
-    salt, nonce = secrets.token_bytes(16), secrets.token_bytes(12)
-    sealed = AESGCM(_stretch(passphrase, salt, cost)).encrypt(nonce, secret, context)
-    return {
-        "kdf": "argon2id",
-        "memory_kib": cost.memory_kib,
-        "iterations": cost.iterations,
-        "lanes": cost.lanes,
-        "salt": _b64(salt),
-        "nonce": _b64(nonce),
-        "sealed": _b64(sealed),
-    }
+    """Seal a secret under a passphrase (Argon2id, AES-256-GCM), bound to `context`. Raises Refused for an empty one."""
+    return Wrapping(passphrase, cost).seal(secret, context)
 
 
 def unwrap(found: Any, passphrase: bytes, context: bytes, where: str) -> bytes:
     """The secret of `wrap`. Raises BadInput where it is none, Refused where the passphrase is wrong."""
-    from cryptography.exceptions import InvalidTag
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-    try:
-        cost = Cost(int(found["memory_kib"]), int(found["iterations"]), int(found["lanes"]))
-        salt, nonce, sealed = (_unb64(found[name]) for name in ("salt", "nonce", "sealed"))
-        return AESGCM(_stretch(passphrase, salt, cost)).decrypt(nonce, sealed, context)
-    except InvalidTag as error:
-        raise Refused(
-            "the passphrase is wrong, or the key file was changed", where=where, hint="type the same command again"
-        ) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadInput("this key file is damaged", where=where, hint="take an undamaged copy of it") from error
+    return Wrapping.open(found, passphrase, context, where)[0]
 
 
 def write_new(path: Path, data: bytes, mode: int) -> None:

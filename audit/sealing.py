@@ -85,6 +85,32 @@ def common_suite(recipients: Sequence[Recipient]) -> int:
     return SUITES[suites.pop()]
 
 
+def seal_to(recipient: Recipient, secret: bytes, info: bytes) -> bytes:
+    """A secret that only the recipient opens, and only in the context `info`. Source: RFC 9180, base mode.
+
+    Raises:
+        BadInput: the public key is none that can be sealed to.
+    """
+    try:
+        return _hpke(SUITES[recipient.suite]).encrypt(secret, recipient.key(), info=info)
+    except ValueError as error:  # such as a point of low order
+        raise BadInput(
+            "the public key is damaged", where=recipient.name, hint="take an undamaged copy of it"
+        ) from error
+
+
+def open_with(pair: KeyPair, sealed: bytes, info: bytes) -> bytes:
+    """The secret of `seal_to`. Raises cryptography's InvalidTag where key, bytes or context are others."""
+    return _hpke(SUITES[pair.recipient.suite]).decrypt(sealed, pair.key(), info=info)
+
+
+def check_recipients(recipients: Sequence[Recipient]) -> None:
+    """See that a log can be sealed to these, before anything depends on it. Raises as `common_suite`, and BadInput."""
+    common_suite(recipients)
+    for recipient in recipients:
+        seal_to(recipient, b"", b"cloche/audit/v1/trial\x00")
+
+
 class Segment:
     """The writing end of one segment."""
 
@@ -99,7 +125,7 @@ class Segment:
         header = Header(VERSION, self._suite, OPENING, size_class, origin, sequence, sequence, 0).to_bytes()
         parts = [sha256(_COMMIT + secret).digest(), bytes([len(recipients)])]
         for recipient in recipients:
-            parts += [recipient.key_id, _hpke(self._suite).encrypt(secret, recipient.key(), info=_INFO + header)]
+            parts += [recipient.key_id, seal_to(recipient, secret, _INFO + header)]
         self.opening = Entry(header, b"".join(parts).ljust(SIZES[size_class], b"\x00"))
         """The entry to store before any event of the segment."""
         self._chain = _first_chain(secret, header)
@@ -143,7 +169,7 @@ class SegmentReader:
         if sealed is None or header.suite != SUITES[pair.recipient.suite]:
             return None
         try:
-            secret = _hpke(header.suite).decrypt(sealed, pair.key(), info=_INFO + opening.header)
+            secret = open_with(pair, sealed, _INFO + opening.header)
         except InvalidTag as error:
             raise IntegrityFailure("a segment's secret does not open", where=f"entry {header.sequence}") from error
         if sha256(_COMMIT + secret).digest() != opening.body[:32]:

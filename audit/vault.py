@@ -17,6 +17,7 @@ from typing import Any, Self
 from audit import accounts, manifest
 from audit.actor import Actor
 from audit.catalogue import Catalogue, now
+from audit.ceremonies import Ceremonies
 from audit.checkpoint import VerifierKey
 from audit.custodian import Custodian
 from audit.errors import BadInput, IntegrityFailure, Refused
@@ -115,16 +116,17 @@ class Vault:
         return cls.open(home, passphrase)
 
     @classmethod
-    def open(cls, home: Path, passphrase: bytes) -> Self:
-        """Open an appliance.
+    def open(cls, home: Path, passphrase: bytes, *, alone: bool = False) -> Self:
+        """Open an appliance; `alone` keeps other processes out, so that its keys can be changed.
 
         Raises:
-            Refused: there is none, a newer version made it, or the passphrase is wrong.
+            Refused: there is none, a newer version made it, the passphrase is wrong, or another process has it open
+                and this one wants it alone.
             IntegrityFailure: its key file or its log is damaged.
         """
         home = Path(os.path.abspath(home))
         check(home)
-        custodian = Custodian.open(home, passphrase)
+        custodian = Custodian.open(home, passphrase, alone)
         try:
             return cls(home, custodian)
         except BaseException:
@@ -274,6 +276,11 @@ class Vault:
     def recipients(self) -> tuple[Recipient, ...]:
         """Who can read the log."""
         return self._custodian.recipients
+
+    @property
+    def ceremonies(self) -> Ceremonies:
+        """What changes keys; to change them, open the vault `alone`."""
+        return self._custodian.ceremonies
 
     def pseudonym(self, hospital_number: str) -> str:
         """The appliance's stable name for a patient, ``P-XXXXXXXXXX``. Raises BadInput for an empty number."""

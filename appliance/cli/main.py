@@ -31,6 +31,7 @@ COMMANDS: dict[str, Entry] = {
     "demo": Entry("appliance.demo.command:demo", ANYONE, "See the whole main job on real images, in minutes."),
     "doctor": Entry("appliance.cli.operator:doctor", IT, "Check that this machine has all that Cloche needs."),
     "status": Entry("appliance.cli.operator:status", IT, "Say what the appliance holds, without its passphrase."),
+    "passphrase": Entry("appliance.cli.passphrase:passphrase", IT, "Change the appliance's passphrase."),
     "init": Entry("appliance.cli.steward:init", STEWARD, "Make an appliance: keys, vault and audit log."),
     "ingest": Entry("appliance.cli.steward:ingest", STEWARD, "Bring images and captions into the vault."),
     "records": Entry("appliance.cli.listings:records", STEWARD, "List the records that the vault holds."),

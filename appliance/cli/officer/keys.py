@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from appliance.cli.output import emit, json_option
-from appliance.settings import Settings, read_passphrase
+from appliance.settings import Settings, key_passphrase
 
 
 @click.command()
@@ -30,7 +30,7 @@ from appliance.settings import Settings, read_passphrase
 def keygen(settings: Settings, name: str, out: Path, suite: str, label: str) -> None:
     """Make a key pair that can read the log. Do it on your own machine; the appliance gets NAME.pub only.
 
-    The private key is sealed under a passphrase: CLOCHE_PASSPHRASE_FILE, or asked for.
+    The private key is sealed under a passphrase: CLOCHE_KEY_PASSPHRASE_FILE, or asked for.
 
     \b
     Examples:
@@ -46,7 +46,7 @@ def keygen(settings: Settings, name: str, out: Path, suite: str, label: str) -> 
         raise BadInput("there is no such directory", where=str(out), hint=f"mkdir -p {out}")
     pair = generate(name, suite, label)
     private, public = out / f"{name}.key", out / f"{name}.pub"
-    pair.save(private, read_passphrase(confirm=True))
+    pair.save(private, key_passphrase(confirm=True))
     try:
         pair.recipient.save(public)
     except BaseException:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from appliance.cli.officer.common import home_files, note_read, verdict_of
-from appliance.settings import KEY_PASSPHRASE_FILE, PASSPHRASE_FILE, Settings, read_passphrase
+from appliance.settings import Settings, key_passphrase
 
 if TYPE_CHECKING:
     from audit.keys import KeyPair
@@ -81,11 +81,6 @@ def reading(
     if verdict.state != "intact":
         raise IntegrityFailure(verdict.sentence, where=str(path), hint="keep the disk as it is, and ask for help")
     click.echo(verdict.sentence, err=True)
-
-
-def key_passphrase() -> bytes:
-    """The passphrase of an officer's private key, from its file or asked for. Raises Refused."""
-    return read_passphrase(of="the private key", variables=(KEY_PASSPHRASE_FILE, PASSPHRASE_FILE))
 
 
 def outside(settings: Settings, path: Path) -> Path:
