@@ -7,7 +7,7 @@ is cosigned next; readings of the log that wait to be carried to the appliance s
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -119,7 +119,7 @@ class WitnessState:
         rotation = Rotation.open(note)
         with self._editing():
             origin, watched = rotation.new.name, self.watched(rotation.new.name)
-            if note in watched.rotations:
+            if rotation.new in watched.chain.keys:
                 return rotation.new
             last = self.last(origin)
             if rotation.old != watched.chain.newest:
@@ -136,6 +136,12 @@ class WitnessState:
             _ = followed.chain  # the notes must follow from each other
             self._logs[origin] = followed
         return rotation.new
+
+    def follow_rotations(self, origin: str, notes: Iterable[bytes]) -> None:
+        """Follow those of a log's rotations that go on from the newest key that it trusts. Raises as the above."""
+        for note in notes:
+            if Rotation.open(note).old == self.watched(origin).chain.newest:
+                self.follow_rotation(note)
 
     def adopt(self, key: VerifierKey, predecessor_note: bytes, proof: Sequence[bytes] = ()) -> None:
         """Watch the new log of an appliance that began anew, and cosign for the one before it no more.

@@ -21,16 +21,12 @@ SLACK_S = 300
 """Seconds by which two machines' clocks may differ."""
 
 
-class Age(click.ParamType[int]):
-    """A length of time on the command line, as seconds."""
-
-    name = "age"
-
-    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        found = re.fullmatch(r"([0-9]{1,6})([smhdw])", str(value))
-        if found is None:
-            self.fail(f"{value!r} is no age such as 12h, 7d or 4w", param, ctx)
-        return int(found[1]) * UNITS_S[found[2]]
+def age(text: str) -> int:
+    """Seconds of a length of time as it is typed."""
+    found = re.fullmatch(r"([0-9]{1,6})([smhdw])", text)
+    if found is None:
+        raise click.BadParameter(f"{text!r} is no age such as 12h, 7d or 4w")
+    return int(found[1]) * UNITS_S[found[2]]
 
 
 @click.command()
@@ -50,7 +46,7 @@ class Age(click.ParamType[int]):
 @click.option(
     "--require-witness",
     "allowed_s",
-    type=Age(),
+    type=age,
     metavar="AGE",
     help="Exit 5 unless a witness has cosigned within AGE: 12h, 7d, 4w.",
 )
