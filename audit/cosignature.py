@@ -97,7 +97,7 @@ class Cosigner:
         return f"— {self.key.name} {base64.b64encode(data).decode()}\n".encode()
 
 
-def split_note(note: bytes) -> tuple[bytes, tuple[NoteSignature, ...]]:
+def split_note(note: bytes, most_bytes: int = _MOST_NOTE_BYTES) -> tuple[bytes, tuple[NoteSignature, ...]]:
     """Text and signature lines of a note, by the letter of C2SP signed-note; nothing is verified.
 
     Raises:
@@ -105,7 +105,7 @@ def split_note(note: bytes) -> tuple[bytes, tuple[NoteSignature, ...]]:
     """
     try:
         whole = note.decode()
-        if len(note) > _MOST_NOTE_BYTES or _CONTROL.search(whole) or not whole.endswith("\n"):
+        if len(note) > most_bytes or _CONTROL.search(whole) or not whole.endswith("\n"):
             raise ValueError("characters")
         head, blank, lines = whole.removesuffix("\n").rpartition("\n\n")
         if not blank:

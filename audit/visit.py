@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Self
 
 from audit.checkpoint import Signer, open_text
-from audit.cosignature import WitnessKey, open_cosignature
+from audit.cosignature import WitnessKey, open_cosignature, split_note
 from audit.errors import BadInput, IntegrityFailure
 from audit.watched import Read
 
-MOST_BYTES = 64 << 20
+MOST_BYTES = 16 << 20
 """Bytes of a visit's file at most."""
 _LABEL = "cloche/visit/v1"
 
@@ -67,6 +67,8 @@ class Visit:
                 "this is no visit of a witness", hint="on the officer's machine: cloche audit visit --state FILE"
             ) from error
         try:
+            if len(split_note(data, MOST_BYTES)[1]) != 1:
+                raise IntegrityFailure("a visit has one signature")
             open_text(data, witness.for_notes, MOST_BYTES)
         except IntegrityFailure as error:
             raise IntegrityFailure(

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
+from audit.bounds import line
 from audit.checkpoint import VerifierKey
 from audit.errors import BadInput, Refused
 from audit.rotation import KeyChain
 
 MOST_READ_BYTES = 16_384
 """Bytes of one reading's detail at most: it becomes an event, and has to fit into one."""
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,15}Z")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,15}Z", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,17 @@ class Read:
     command: str
     """With which command, such as ``audit show``."""
     detail: Mapping[str, Any] = field(default_factory=dict)
-    """Range, filters, findings, as JSON values. It stands in clear: pseudonyms at most, no name, no hospital number."""
+    """Range (`from`, `until`), filters, `findings`, as JSON values; `patient` or `patients` name whom it was about.
+    It stands in clear: pseudonyms at most, no name, no hospital number."""
 
     def __post_init__(self) -> None:
-        if not _TIME.fullmatch(self.at) or self.number < 1 or not self.user or not self.command:
+        if not _TIME.fullmatch(self.at) or self.number < 1:
             raise BadInput("this is no record of a reading")
+        line("user", self.user, 128, empty=False)  # the bounds of an event: what passes here can be logged there
+        line("command", self.command, 500, empty=False)
+        for patient in self.patients:
+            line("patients", patient, 128, empty=False)
+        line("findings", self.detail.get("findings", ""), 500)
         try:
             text = json.dumps(dict(self.detail), allow_nan=False)
         except (TypeError, ValueError) as error:

@@ -7,7 +7,7 @@ counts as evidence is the witness's own state, on another machine.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,29 +199,28 @@ def _newest(vault: "Vault", visit: Visit) -> Cosigned | None:
 
 def _events(visit: Visit, actor: Actor, pinned: bool, reads: Sequence[Read], newest: Cosigned | None) -> list[Event]:
     """What goes into the log."""
-    made = Event("audit.read", actor, activity="import")
     witness = {"witness": visit.witness.name}
     events = []
     detail: dict[str, Any]
     if pinned:
         detail = {**witness, "change": "witness pinned", "key": visit.witness.to_text()}
         events.append(Event("keys.changed", actor, activity="import", detail=detail))
-    for read in reads:
-        detail = {**witness, "number": read.number, "read_at": read.at, "command": read.command, **_asked(read)}
-        events.append(replace(made, actor=Actor(read.user, "officer"), patients=read.patients, detail=detail))
+    events += [_event_of(read, visit.witness) for read in reads]
     if newest is not None:
-        detail = {
-            **witness,
-            "size": newest.checkpoint.size,
-            "root": newest.checkpoint.root.hex(),
-            "cosigned_at": utc(newest.time),
-        }
+        detail = {**witness, "size": newest.checkpoint.size, "checkpoint": newest.checkpoint.root.hex()}
+        detail["cosigned_at"] = utc(newest.time)
         events.append(Event("checkpoint.witnessed", actor, activity="import", detail=detail))
     return events
 
 
-def _asked(read: Read) -> dict[str, Any]:
-    return {"asked": dict(read.detail)} if read.detail else {}
+def _event_of(read: Read, witness: WitnessKey) -> Event:
+    """The event of a reading that took place elsewhere: its actor is who read, its own time stands in the detail."""
+    kind = "audit.reviewed" if read.command.startswith("audit review") else "audit.read"
+    same = {key: read.detail[key] for key in ("from", "until", "findings") if key in read.detail}
+    detail = {"witness": witness.name, "number": read.number, "read_at": read.at, "command": read.command, **same}
+    if read.detail:
+        detail["asked"] = dict(read.detail)
+    return Event(kind, Actor(read.user, "officer"), patients=read.patients, activity="import", detail=detail)
 
 
 def _rank(one: Cosigned) -> tuple[int, int]:

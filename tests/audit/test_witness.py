@@ -427,17 +427,26 @@ def test_readings_are_noted_without_the_passphrase(at_13):
     for bad in ({"x": float("nan")}, {"x": object()}, {"x": "y" * 20_000}):
         with pytest.raises(BadInput):
             again.add_read(LOG.key.name, "grace", "audit show", bad)
-    with pytest.raises(BadInput):
-        again.add_read(LOG.key.name, "", "audit show", {})
+    for user, command, detail in (
+        ("", "audit show", {}),
+        ("grace\nroot", "audit show", {}),
+        ("grace", "audit \x1b[2J", {}),
+        ("grace", "audit show", {"patient": "P-1\n"}),
+        ("grace", "audit review", {"findings": "two\nlines"}),
+    ):
+        with pytest.raises(BadInput):
+            again.add_read(LOG.key.name, user, command, detail)
+    assert len(WitnessState.load(at_13.path).watched(LOG.key.name).reads) == 2
 
 
 TEXTS = st.text(min_size=1, max_size=40)
+LINES = TEXTS.filter(lambda one: one.isprintable() and one.strip())
 READS = st.builds(
     Read,
     number=st.integers(1, 10**9),
     at=st.datetimes().map(lambda one: one.isoformat(timespec="seconds") + "Z"),
-    user=TEXTS,
-    command=TEXTS,
+    user=LINES,
+    command=LINES,
     detail=st.dictionaries(
         TEXTS, st.one_of(st.none(), st.booleans(), st.integers(), TEXTS, st.lists(TEXTS)), max_size=4
     ),
