@@ -40,7 +40,7 @@ def verdict_of(
     from audit.errors import BadInput
     from audit.verify import verify as verify_log
     from audit.watched import utc
-    from audit.witnessed import WITNESSED, witnesses
+    from audit.witnessed import WITNESSED, last_cosigned, witnesses
 
     known = [key_of(WitnessKey, witness_key)] if witness_key else []
     key = key_of(VerifierKey, key_pin) if key_pin else None
@@ -50,8 +50,8 @@ def verdict_of(
         if key is None and pin.is_file():
             key = key_of(VerifierKey, str(pin))
         known += witnesses(settings.home)
-        imported = settings.home / WITNESSED
-        witness = witness or (imported if imported.is_file() else None)
+        if witness is None and key is not None and last_cosigned(settings.home, key.name):
+            witness = settings.home / WITNESSED
     elif log.is_file():
         path = log
     else:

@@ -116,6 +116,8 @@ def _of_text(data: bytes, proof_path: Path | None) -> Offer:
     from audit.handout import prepare
     from audit.proofs import ConsistencyProof
 
+    if b"\n\n" not in data:
+        raise BadInput("this is no signed checkpoint", hint="on the appliance: cloche audit checkpoint --out DIR")
     if data.startswith(b"old "):
         proof = ConsistencyProof.from_bytes(data)
         return Offer(proof.note, proof)
