@@ -67,7 +67,13 @@ def _of_state(state: WitnessState, log_path: Path, pinned: VerifierKey | None) -
                 hint="cloche audit witness --show lists those it knows",
             )
         origin = state.origins[0]  # it can only be meant to be this one: verification will say what is wrong
-    key = pinned or state.watched(origin).chain.newest
+    key = state.watched(origin).chain.newest
+    if pinned is not None and pinned not in (key, *_chain(log_path, key).keys):
+        raise IntegrityFailure(
+            "the log's public key here is not the one that the witness has pinned",
+            where=f"fingerprint {pinned.fingerprint}, not {key.fingerprint}",
+            hint="keep the appliance's disk as it is, and ask for help",
+        )
     last = state.last(origin)
     return Anchor(last[0] if last else None, key, last[1] if last else None, state.key.name if last else "")
 

@@ -18,7 +18,7 @@ from audit.cosignature import WitnessKey, open_cosignature
 from audit.errors import BadInput, IntegrityFailure, Refused, storage
 from audit.events import Event
 from audit.files import replace_file
-from audit.home import LOG
+from audit.home import LOG, WITNESSED, WITNESSES
 from audit.proofs import Tree
 from audit.rotation import KeyChain
 from audit.visit import Visit
@@ -27,8 +27,8 @@ from audit.watched import Read, utc
 if TYPE_CHECKING:
     from audit.vault import Vault
 
-KEYS, WITNESSED, READINGS = Path("keys", "witness.pub"), Path("audit", "witnessed"), Path("audit", "readings.json")
-"""The witnesses' public keys, the last cosigned checkpoint, and the readings taken, in the home."""
+READINGS = Path("audit", "readings.json")
+"""How many of each witness's readings are in the log, in the home."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Imported:
 
 def witnesses(home: Path) -> tuple[WitnessKey, ...]:
     """The witnesses that the appliance knows, the first one first. Raises BadInput where the file is damaged."""
-    path = home / KEYS
+    path = home / WITNESSES
     if not path.is_file():
         return ()
     lines = path.read_bytes().decode("ascii", "replace").splitlines()
@@ -148,7 +148,7 @@ def import_visit(vault: "Vault", data: bytes, actor: Actor, *, new_witness: bool
     sequences = vault.record_many(events) if events else []
     if pinned:
         lines = "".join(f"{key.to_text()}\n" for key in (*known, visit.witness))
-        replace_file(vault.home / KEYS, lines.encode(), mode=0o644)
+        replace_file(vault.home / WITNESSES, lines.encode(), mode=0o644)
     if newest is not None:
         replace_file(vault.home / WITNESSED, newest.note, mode=0o644)
     if reads:

@@ -12,14 +12,14 @@ from audit.cosignature import Cosigner
 from audit.errors import BadInput, IntegrityFailure, Refused
 from audit.events import Event
 from audit.handout import prepare
-from audit.home import HIGH_WATER, LOG
+from audit.home import HIGH_WATER, LOG, WITNESSED
 from audit.keys import Cost
 from audit.reading import read
 from audit.vault import Vault
 from audit.visit import Visit
 from audit.watched import Read
 from audit.witness import WitnessState
-from audit.witnessed import READINGS, WITNESSED, import_visit, last_cosigned, readings_taken, witnesses
+from audit.witnessed import READINGS, import_visit, last_cosigned, readings_taken, witnesses
 
 CHEAP = Cost(memory_kib=64, iterations=1, lanes=1)
 GRACE = Actor("grace", "officer")

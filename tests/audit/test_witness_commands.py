@@ -329,12 +329,15 @@ def test_a_log_that_was_handed_over_is_followed(type_, vault, laptop, walk, tmp_
     code, _, err = type_("audit", "witness", "--state", laptop, hidden / files[0].name, on="laptop")
     assert code == 4 and "not signed by the log's key" in err
     given = ["--rotation", files[2], hidden / files[0].name]
-    copy = tmp_path / "copy.json"
+    copy, unaware = tmp_path / "copy.json", tmp_path / "unaware.json"
     shutil.copy2(laptop, copy)
+    shutil.copy2(laptop, unaware)
     assert type_("audit", "witness", "--state", copy, *given, on="laptop")[0] == 0
     assert type_("audit", "witness", "--state", laptop, files[0], on="laptop")[0] == 0
     shown = json.loads(type_("audit", "witness", "--state", laptop, "--show", "--json", on="laptop")[1])["logs"][0]
     assert shown["key"] == new.key.to_text() and shown["pinned"] == old.key.to_text()
+    code, out, _ = type_("audit", "verify", "--witness", unaware)  # home's pin is the new key, the state's the old one
+    assert code == 0 and out.startswith("intact, witnessed to 2 at")
     carried = tmp_path / "carried.sqlite"
     carry(vault.home / LOG, carried)
     code, out, _ = type_("audit", "verify", carried, "--witness", laptop, on="laptop")
@@ -497,6 +500,26 @@ def test_a_log_that_the_state_does_not_know_exits_4(type_, vault, carried, lapto
     code, out, err = type_("audit", "verify", other, "--witness", laptop, on="laptop")
     assert code == 4 and "does not know" in err and out == ""
     assert type_("audit", "verify", carried[0], "--witness", laptop, on="laptop")[0] == 0
+
+
+def test_the_states_pin_counts_not_the_one_in_the_home(type_, vault, laptop, people, event, tmp_path):
+    """A log rebuilt under its own name with another key, and the home's pin changed to fit; nothing cosigned yet."""
+    recipients, mark = vault.recipients, vault.home / "audit" / "high-water"
+    vault.close()
+    assert type_("audit", "verify", "--witness", laptop)[0] == 0
+    for path in (vault.home / LOG, mark):
+        path.unlink()
+    thief = Signer.generate(vault.log_key.name)
+    with Log.create(vault.home / LOG, thief, recipients, mark) as log:
+        log.append(event(1))
+    (vault.home / "keys" / "log.pub").write_text(thief.key.to_text() + "\n")
+    assert type_("audit", "verify")[0] == 0
+    code, _, err = type_("audit", "verify", "--witness", laptop)
+    assert code == 4 and "not the one that the witness has pinned" in err
+    pin = ["--key-pin", thief.key.to_text()]
+    assert type_("audit", "verify", vault.home / LOG, *pin, "--witness", laptop, on="laptop")[0] == 4
+    code, out, _ = type_("audit", "verify", vault.home / LOG, "--witness", laptop, on="laptop")
+    assert code == 4 and out.startswith("FAILED at entry 0")
 
 
 def test_a_damaged_witness_file_is_no_traceback(type_, vault, carried, laptop, tmp_path):

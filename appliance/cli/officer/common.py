@@ -38,9 +38,8 @@ def verdict_of(
     from audit.checkpoint import VerifierKey
     from audit.cosignature import WitnessKey
     from audit.errors import BadInput
+    from audit.home import WITNESSED
     from audit.verify import verify as verify_log
-    from audit.watched import utc
-    from audit.witnessed import WITNESSED, last_cosigned, witnesses
 
     known = [key_of(WitnessKey, witness_key)] if witness_key else []
     key = key_of(VerifierKey, key_pin) if key_pin else None
@@ -49,9 +48,12 @@ def verdict_of(
         path, high_water, pin = home_files(settings)
         if key is None and pin.is_file():
             key = key_of(VerifierKey, str(pin))
-        known += witnesses(settings.home)
-        if witness is None and key is not None and last_cosigned(settings.home, key.name):
-            witness = settings.home / WITNESSED
+        if witness is not None or (settings.home / WITNESSED).is_file():
+            from audit.witnessed import last_cosigned, witnesses
+
+            known += witnesses(settings.home)
+            if witness is None and key is not None and last_cosigned(settings.home, key.name):
+                witness = settings.home / WITNESSED
     elif log.is_file():
         path = log
     else:
@@ -59,6 +61,7 @@ def verdict_of(
     if witness is None:
         return verify_log(path, key, high_water)
     from audit.anchor import read
+    from audit.watched import utc
 
     anchor = read(witness, path, key, known)
     verdict = verify_log(path, anchor.key, high_water, anchor.checkpoint)
