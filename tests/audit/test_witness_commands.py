@@ -19,6 +19,7 @@ from audit.errors import BadInput
 from audit.events import Event
 from audit.handout import prepare
 from audit.home import LOG
+from audit.keys import Cost
 from audit.log import Log
 from audit.proofs import ConsistencyProof
 from audit.reading import read
@@ -160,7 +161,7 @@ def encoded(text: str) -> list[list[int]]:
     """What a QR encoder makes of the text."""
     import segno
 
-    return [list(row) for row in segno.make_qr(text.encode(), error="l", boost_error=False).matrix]
+    return [list(row) for row in segno.make(text, error="m", micro=False).matrix]
 
 
 def test_without_segno_the_text_still_comes_and_the_qr_code_says_what_to_install(vault, tmp_path):
@@ -179,8 +180,8 @@ def test_a_text_too_long_for_a_qr_code_is_bad_input():
     pytest.importorskip("segno")
     from appliance.cli.officer.qr import drawn
 
-    with pytest.raises(BadInput, match="too many"):
-        drawn(b"x" * 3000)
+    with pytest.raises(BadInput, match="too long"):
+        drawn("x" * 3000)
 
 
 # -- witness
@@ -399,6 +400,31 @@ def test_visit_and_import_refuse(type_, vault, laptop, tmp_path, secrets):
     secrets["box"].write_text("correct horse\n")
     code, _, err = type_("audit", "import", stick / "v")
     assert code == 3 and "another log" in err
+
+
+def test_a_question_on_the_laptop_is_noted_before_it_is_answered(type_, vault, laptop, tmp_path, people, monkeypatch):
+    origin, copy, key = vault.log_key.name, tmp_path / "carried.sqlite", tmp_path / "auditor.key"
+    people[0].save(key, b"battery staple", Cost(64, 1, 1))
+    carry(vault.home / LOG, copy)
+    ask = ["audit", "show", copy, "--key-pin", vault.log_key.to_text(), "--key", key, "--patient", "P-7Q2MZKX3RA"]
+    code, _, err = type_(*ask, on="laptop")
+    assert code == 0 and "not noted" in err
+    monkeypatch.setenv("CLOCHE_WITNESS", str(laptop))
+    code, _, err = type_(*ask, on="laptop")
+    (read_,) = WitnessState.load(laptop).watched(origin).waiting
+    assert code == 0 and "not noted" not in err and read_.command == "audit show"
+    assert read_.patients == ("P-7Q2MZKX3RA",) and read_.detail["entries_read"] == 2
+    laptop.chmod(0o644)  # what cannot be noted is not answered
+    code, out, err = type_(*ask, on="laptop")
+    assert code == 3 and out == "" and "chmod 600" in err
+    laptop.chmod(0o600)
+    code, out, _ = type_("audit", "visit", tmp_path / "visit", on="laptop")  # --state from the environment, too
+    assert code == 0
+    assert type_("audit", "import", tmp_path / "visit")[0] == 0
+    (event,) = [
+        one.event for one in read(vault.home / LOG, people[0], 99) if one.event and one.event.kind == "audit.read"
+    ]
+    assert event.patients == ("P-7Q2MZKX3RA",) and event.detail["asked"]["entries_read"] == 2
 
 
 # -- verify

@@ -71,7 +71,7 @@ def checkpoint(settings: Settings, out: Path | None, since: int | None, witnesse
             f"the log has {size:,} entries, fewer than {start:,}", where=str(log), hint="cloche audit verify"
         )
     name = re.sub(r"[^A-Za-z0-9._~-]", "-", made.checkpoint.origin.rsplit("/", 1)[-1]) + f"-{size}"
-    text = made.proof.to_bytes()
+    text = made.proof.to_bytes().decode()
     files = _write(out, name, made, readings_taken(settings.home, key.name)) if out is not None else []
     if qr is not None and str(qr) != "-":
         from appliance.cli.officer.qr import picture
@@ -84,10 +84,10 @@ def checkpoint(settings: Settings, out: Path | None, since: int | None, witnesse
         "root": made.checkpoint.root.hex(),
         "since": start,
         "checkpoint": made.proof.note.decode(),
-        "proof": text.decode(),
+        "proof": text,
         "files": [str(path) for path in files],
     }
-    emit(settings, data, text.decode().removesuffix("\n"))
+    emit(settings, data, text.removesuffix("\n"))
     if not settings.as_json:
         _draw(text, wanted=str(qr) == "-")
         for path in files:
@@ -112,11 +112,11 @@ def _write(out: Path, name: str, made: "Handout", taken: dict[str, int]) -> list
     return files
 
 
-def _draw(text: bytes, wanted: bool) -> None:
+def _draw(text: str, wanted: bool) -> None:
     """A QR code below the text: where it was asked for, or where a person's terminal is large enough for it."""
     if not wanted and not sys.stdout.isatty():
         return
-    from appliance.cli.officer.qr import INSTALL, drawn
+    from appliance.cli.officer.qr import drawn
     from audit.errors import ClocheError
 
     try:
@@ -124,7 +124,7 @@ def _draw(text: bytes, wanted: bool) -> None:
     except ClocheError as error:
         if wanted:
             raise
-        click.echo(f"No QR code: {error.what} ({INSTALL}).", err=True)
+        click.echo(f"No QR code: {error.what}. {error.hint}", err=True)
         return
     width = max(len(line) for line in picture.splitlines())
     if wanted or width <= shutil.get_terminal_size().columns:

@@ -1,5 +1,6 @@
 """What the officer's commands share: which log, which key it is held against, and the verdict on it."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from audit.checkpoint import VerifierKey
     from audit.verify import Verdict
 
+WITNESS_STATE = "CLOCHE_WITNESS"
+"""Environment variable with the path of the officer's witness state."""
 Key = TypeVar("Key", bound="VerifierKey")
 
 LOG = click.argument("log", required=False, type=click.Path(path_type=Path, dir_okay=False))
@@ -95,8 +98,26 @@ def key_of(kind: type["Key"], named: str) -> "Key":
 def note_read(settings: Settings, log: Path | None, verdict: "Verdict", asked: Mapping[str, Any]) -> None:
     """Note that a log is about to be read, before anything of it is decrypted.
 
+    On the officer's machine the note goes into the witness's state that CLOCHE_WITNESS names, and from there with the
+    next visit into the log. Where none is named, the person is told that nothing was noted.
+
     Args:
         log: the carried copy that is read; None: the appliance's own log.
         verdict: of the log: its origin, and how many entries are read.
         asked: the command's name and its filters, JSON values.
+
+    Raises:
+        Refused: the witness does not watch this log, or its state can be read by others.
     """
+    if log is None:
+        return
+    state = os.environ.get(WITNESS_STATE)
+    if not state:
+        click.echo(f"This reading is not noted: {WITNESS_STATE} names no witness's state.", err=True)
+        return
+    from audit.actor import Actor
+    from audit.witness import WitnessState
+
+    detail = {**asked, "entries_read": verdict.size}
+    command = f"audit {detail.pop('command', 'read')}"
+    WitnessState.load(Path(state)).add_read(verdict.origin, Actor.current("officer").user, command, detail)

@@ -4,16 +4,25 @@ from pathlib import Path
 
 import click
 
+from appliance.cli.officer.common import WITNESS_STATE
 from appliance.cli.output import emit, json_option
-from appliance.settings import Settings, open_vault, read_passphrase
+from appliance.settings import PASSPHRASE_FILE, WITNESS_PASSPHRASE_FILE, Settings, open_vault, read_passphrase
 
 STATE = click.option(
     "--state",
     "state_file",
     required=True,
+    envvar=WITNESS_STATE,
+    show_envvar=True,
     type=click.Path(path_type=Path, dir_okay=False),
     help="Your witness's state, on this machine.",
 )
+
+
+def witness_passphrase(*, new: bool = False) -> bytes:
+    """The passphrase of a witness's state, from its file or asked for; twice for a new one. Raises Refused."""
+    of = "the new witness" if new else "the witness"
+    return read_passphrase(confirm=new, of=of, variables=(WITNESS_PASSPHRASE_FILE, PASSPHRASE_FILE))
 
 
 @click.command()
@@ -46,7 +55,7 @@ def visit(settings: Settings, out: Path, state_file: Path, origin: str | None) -
         )
     origin = origin or watched[0]
     state.watched(origin)
-    state = WitnessState.open(state_file, read_passphrase("the witness"))
+    state = WitnessState.open(state_file, witness_passphrase())
     replace_file(out, state.visit(origin), mode=0o600)
     last, waiting = state.last(origin), len(state.watched(origin).waiting)
     size = last[0].size if last else 0

@@ -9,9 +9,9 @@ import click
 
 from appliance.cli.officer.common import key_of
 from appliance.cli.officer.offer import is_log, offered, read
-from appliance.cli.officer.visit import STATE
+from appliance.cli.officer.visit import STATE, witness_passphrase
 from appliance.cli.output import emit, json_option
-from appliance.settings import Settings, read_passphrase
+from appliance.settings import Settings
 
 if TYPE_CHECKING:
     from audit.witness import WitnessState
@@ -65,8 +65,8 @@ def witness(
     copy; with a copy the proof is computed here.
 
     The first use makes the state and needs --pin: the log's key as it was noted at installation. The passphrase is the
-    witness's. Exit code 4: the log took something back; nothing is cosigned. Then cloche audit visit writes what is to
-    be carried to the appliance.
+    witness's (CLOCHE_WITNESS_PASSPHRASE_FILE, or asked for). Exit code 4: the log took something back; nothing is
+    cosigned. Then cloche audit visit writes what is to be carried to the appliance.
 
     \b
     Examples:
@@ -118,7 +118,7 @@ def _opened(path: Path, pin: str | None) -> "WitnessState":
     from audit.witness import WitnessState
 
     if path.exists():
-        return WitnessState.open(path, read_passphrase("the witness"))
+        return WitnessState.open(path, witness_passphrase())
     if not pin:
         raise Refused(
             "there is no witness state here",
@@ -128,7 +128,7 @@ def _opened(path: Path, pin: str | None) -> "WitnessState":
     from audit.checkpoint import VerifierKey
 
     key_of(VerifierKey, pin)  # before a state is made for nothing
-    state = WitnessState.create(path, read_passphrase("the new witness", confirm=True))
+    state = WitnessState.create(path, witness_passphrase(new=True))
     click.echo(f"made: {path}\nThis witness's public key, for the appliance and for paper:", err=True)
     click.echo(f"  {state.key.to_text()}\n  fingerprint {state.key.fingerprint}", err=True)
     return state
