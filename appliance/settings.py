@@ -19,6 +19,8 @@ PASSPHRASE_FILE = "CLOCHE_PASSPHRASE_FILE"  # noqa: S105 the name of a variable
 """Environment variable with the path of the file that holds the passphrase; the passphrase itself is never in one."""
 KEY_PASSPHRASE_FILE = "CLOCHE_KEY_PASSPHRASE_FILE"  # noqa: S105 the name of a variable
 """The same for the passphrase of an officer's private key, where it is another than the appliance's."""
+WITNESS_PASSPHRASE_FILE = "CLOCHE_WITNESS_PASSPHRASE_FILE"  # noqa: S105 the name of a variable
+"""The same for the passphrase of a witness's state."""
 LONGEST_PASSPHRASE = 1024
 """Bytes of a passphrase at most: a file past that is some other file."""
 

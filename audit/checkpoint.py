@@ -13,7 +13,7 @@ import base64
 import re
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from audit.errors import BadInput, IntegrityFailure
 
@@ -60,15 +60,21 @@ class VerifierKey:
     """Name of the key: the log's origin."""
     public: bytes
     """Ed25519 public key, 32 bytes."""
+    type_byte: ClassVar[int] = _ED25519
+    """What kind of signature it makes. Source: C2SP signed-note, signature types."""
+    whose: ClassVar[str] = "a log"
+    """Whose key it is, for messages."""
+    found_in: ClassVar[str] = "keys/log.pub"
+    """Where its line stands, for messages."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or len(self.public) != 32:
-            raise BadInput("this is no public key of a log")
+            raise BadInput(f"this is no public key of {self.whose}")
 
     @property
     def key_hash(self) -> bytes:
-        """First 4 bytes of SHA-256(name | 0x0A | 0x01 | public key). Source: C2SP signed-note."""
-        return sha256(self.name.encode() + b"\n" + bytes([_ED25519]) + self.public).digest()[:4]
+        """First 4 bytes of SHA-256(name | 0x0A | type byte | public key). Source: C2SP signed-note."""
+        return sha256(self.name.encode() + b"\n" + bytes([self.type_byte]) + self.public).digest()[:4]
 
     @property
     def fingerprint(self) -> str:
@@ -77,20 +83,20 @@ class VerifierKey:
 
     def to_text(self) -> str:
         """One line, ``name+hash+key``. Source: C2SP signed-note, verifier keys."""
-        return f"{self.name}+{self.key_hash.hex()}+{_b64(bytes([_ED25519]) + self.public)}"
+        return f"{self.name}+{self.key_hash.hex()}+{_b64(bytes([self.type_byte]) + self.public)}"
 
     @classmethod
-    def from_text(cls, text: str, where: str = "") -> "VerifierKey":
+    def from_text(cls, text: str, where: str = "") -> Self:
         """The key of such a line. Raises BadInput."""
         try:
             name, key_hash, key = text.strip().split("+", 2)
             data = _unb64(key, 33)
             found = cls(name, data[1:])
-            if data[0] != _ED25519 or found.key_hash.hex() != key_hash:
+            if data[0] != cls.type_byte or found.key_hash.hex() != key_hash:
                 raise ValueError("hash")
         except (ValueError, BadInput) as error:
             raise BadInput(
-                "this is no public key of a log", where=where, hint="take the line in keys/log.pub, whole"
+                f"this is no public key of {cls.whose}", where=where, hint=f"take the line in {cls.found_in}, whole"
             ) from error
         return found
 
@@ -146,10 +152,11 @@ def open_note(note: bytes, key: VerifierKey) -> Checkpoint:
     return checkpoint
 
 
-def open_text(note: bytes, key: VerifierKey) -> bytes:
+def open_text(note: bytes, key: VerifierKey, most_bytes: int = _MOST_NOTE_BYTES) -> bytes:
     """The text of a signed note, once the key's signature under it is verified. Source: C2SP signed-note.
 
-    Signatures of other keys (witnesses) may stand beside it and are passed over.
+    Signatures of other keys (witnesses) may stand beside it and are passed over. A note longer than `most_bytes` is
+    none.
 
     Raises:
         IntegrityFailure: it is not a note, or no good signature of the key is on it.
@@ -158,7 +165,7 @@ def open_text(note: bytes, key: VerifierKey) -> bytes:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     head, blank, signatures = note.rpartition(b"\n\n")
-    if not blank or len(note) > _MOST_NOTE_BYTES or not signatures.endswith(b"\n"):
+    if not blank or len(note) > most_bytes or not signatures.endswith(b"\n"):
         raise IntegrityFailure("a checkpoint is no signed note")
     text = head + b"\n"
     marker = f"— {key.name} ".encode()

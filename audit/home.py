@@ -18,6 +18,8 @@ CATALOGUE = Path("vault", "catalogue.sqlite")
 """The catalogue in the home."""
 LOG, HIGH_WATER, PIN = Path("audit", "log.sqlite"), Path("audit", "high-water"), Path("keys", "log.pub")
 """The log, its high-water mark and its pinned public key in the home."""
+WITNESSES, WITNESSED = Path("keys", "witness.pub"), Path("audit", "witnessed")
+"""The witnesses' public keys, and the last checkpoint that one of them cosigned, in the home."""
 
 
 def make(home: Path, fill: Callable[[Path], None], created: str) -> None:

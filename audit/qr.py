@@ -1,5 +1,7 @@
 """A checkpoint as a QR code: what a camera carries over an air gap."""
 
+from typing import Any
+
 from audit.errors import BadInput, EnvironmentProblem
 
 Matrix = tuple[tuple[bool, ...], ...]
@@ -7,7 +9,12 @@ Matrix = tuple[tuple[bool, ...], ...]
 
 
 def matrix(text: str) -> Matrix:
-    """The QR code of a text, error correction M.
+    """The QR code of a text, error correction M. Raises as `code`."""
+    return tuple(tuple(bool(dark) for dark in row) for row in code(text).matrix_iter(border=4))
+
+
+def code(text: str) -> Any:
+    """The QR code of a text as segno's own object, error correction M.
 
     Raises:
         EnvironmentProblem: the package segno (the ``report`` extra) is not installed.
@@ -17,10 +24,9 @@ def matrix(text: str) -> Matrix:
         import segno
     except ModuleNotFoundError as error:
         raise EnvironmentProblem(
-            "a QR code needs the package segno, which is not installed", hint="pip install 'cloche[report]'"
+            "a QR code needs the package segno, which is not installed", hint='pip install "segno>=1.6"'
         ) from error
     try:
-        code = segno.make(text, error="m", micro=False)
+        return segno.make(text, error="m", micro=False)
     except segno.DataOverflowError as error:
         raise BadInput(f"a text of {len(text):,} letters is too long for a QR code") from error
-    return tuple(tuple(bool(dark) for dark in row) for row in code.matrix_iter(border=4))

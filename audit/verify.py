@@ -48,6 +48,8 @@ class Verdict:
     """Name of the log."""
     checkpoint: str = ""
     """The newest checkpoint, a signed note: keep it elsewhere, and verify against it later."""
+    witnessed_at: str = ""
+    """When a witness cosigned the checkpoint of `witnessed_to`, UTC; empty where no cosignature was verified."""
 
     @property
     def sentence(self) -> str:
@@ -58,8 +60,9 @@ class Verdict:
         state = "intact" if self.anchored else "consistent, unanchored"
         tail = "unwitnessed"
         if self.witnessed_to:
-            rest = self.size - self.witnessed_to
-            tail = f"witnessed to {self.witnessed_to:,}" + (f", unwitnessed tail of {rest:,}" if rest else "")
+            tail = f"witnessed to {self.witnessed_to:,}" + (f" at {self.witnessed_at}" if self.witnessed_at else "")
+            if self.witnessed_to < self.size:
+                tail += f", unwitnessed tail {self.witnessed_to:,}..{self.size:,}"
         return f"{state}, {tail}: {self.size:,} {'entry' if self.size == 1 else 'entries'}, {key}"
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,16 +1,22 @@
 """What the officer's commands share: which log, which key it is held against, and the verdict on it."""
 
+import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from appliance.settings import Settings
 
 if TYPE_CHECKING:
-    from audit.checkpoint import Checkpoint, VerifierKey
+    from audit.checkpoint import VerifierKey
     from audit.verify import Verdict
+
+WITNESS_STATE = "CLOCHE_WITNESS"
+"""Environment variable with the path of the officer's witness state."""
+Key = TypeVar("Key", bound="VerifierKey")
 
 LOG = click.argument("log", required=False, type=click.Path(path_type=Path, dir_okay=False))
 PIN = click.option(
@@ -20,25 +26,51 @@ PIN = click.option(
 )
 
 
-def verdict_of(settings: Settings, log: Path | None, key_pin: str | None, witness: Path | None) -> "Verdict":
-    """Verify the named log, or the appliance's with its own pin and high-water mark."""
-    from audit.checkpoint import open_note
+def verdict_of(
+    settings: Settings, log: Path | None, key_pin: str | None, witness: Path | None, witness_key: str | None = None
+) -> "Verdict":
+    """Verify the named log, or the appliance's with its own pin and high-water mark.
+
+    Args:
+        settings: which appliance.
+        log: a carried copy; None for the appliance's own log.
+        key_pin: the log's public key: its line, or a file that holds it.
+        witness: what the log is held against: a witness's state, or a checkpoint of it, cosigned or not.
+        witness_key: the key of a witness whose cosignature counts; an appliance knows its own witnesses.
+    """
+    from audit.checkpoint import VerifierKey
+    from audit.cosignature import WitnessKey
     from audit.errors import BadInput
+    from audit.home import WITNESSED
     from audit.verify import verify as verify_log
 
+    known = [key_of(WitnessKey, witness_key)] if witness_key else []
+    key = key_of(VerifierKey, key_pin) if key_pin else None
+    high_water = None
     if log is None:
         path, high_water, pin = home_files(settings)
-        key = _pinned(key_pin) if key_pin else (_pinned(str(pin)) if pin.is_file() else None)
+        if key is None and pin.is_file():
+            key = key_of(VerifierKey, str(pin))
+        if witness is not None or (settings.home / WITNESSED).is_file():
+            from audit.witnessed import last_cosigned, witnesses
+
+            known += witnesses(settings.home)
+            if witness is None and key is not None and last_cosigned(settings.home, key.name):
+                witness = settings.home / WITNESSED
+    elif log.is_file():
+        path = log
     else:
-        if not log.is_file():
-            raise BadInput("there is no such log", where=str(log), hint="cloche audit verify --help")
-        path, high_water, key = log, None, _pinned(key_pin) if key_pin else None
-    seen: Checkpoint | None = None
-    if witness is not None:
-        if key is None:
-            raise BadInput("a witnessed checkpoint says nothing without the log's key", hint="give it with --key-pin")
-        seen = open_note(witness.read_bytes(), key)
-    return verify_log(path, key, high_water, seen)
+        raise BadInput("there is no such log", where=str(log), hint="cloche audit verify --help")
+    if witness is None:
+        return verify_log(path, key, high_water)
+    from audit.anchor import read
+    from audit.watched import utc
+
+    anchor = read(witness, path, key, known)
+    verdict = verify_log(path, anchor.key, high_water, anchor.checkpoint)
+    if verdict.witnessed_to and anchor.cosigned_at is not None:
+        return replace(verdict, witnessed_at=utc(anchor.cosigned_at))
+    return verdict
 
 
 def home_files(settings: Settings) -> tuple[Path, Path, Path]:
@@ -49,24 +81,43 @@ def home_files(settings: Settings) -> tuple[Path, Path, Path]:
     return settings.home / LOG, settings.home / HIGH_WATER, settings.home / PIN
 
 
-def _pinned(named: str) -> "VerifierKey":
-    """The key that a line, or a file with that line, gives."""
-    from audit.checkpoint import VerifierKey
+def key_of(kind: type["Key"], named: str) -> "Key":
+    """The key, of a log or of a witness, that a line, or a file with that line, gives. Raises BadInput."""
     from audit.errors import BadInput
 
     path = Path(named)
     try:
         text = path.read_text(encoding="ascii") if "+" not in named or path.is_file() else named
     except (OSError, ValueError) as error:
-        raise BadInput("the pinned key cannot be read", where=named, hint="give keys/log.pub or its line") from error
-    return VerifierKey.from_text(text, where=named)
+        raise BadInput(
+            "the public key cannot be read", where=named, hint=f"give its line, or {kind.found_in}"
+        ) from error
+    return kind.from_text(text, where=named)
 
 
 def note_read(settings: Settings, log: Path | None, verdict: "Verdict", asked: Mapping[str, Any]) -> None:
     """Note that a log is about to be read, before anything of it is decrypted.
 
+    On the officer's machine the note goes into the witness's state that CLOCHE_WITNESS names, and from there with the
+    next visit into the log. Where none is named, the person is told that nothing was noted.
+
     Args:
         log: the carried copy that is read; None: the appliance's own log.
         verdict: of the log: its origin, and how many entries are read.
         asked: the command's name and its filters, JSON values.
+
+    Raises:
+        Refused: the witness does not watch this log, or its state can be read by others.
     """
+    if log is None:
+        return
+    state = os.environ.get(WITNESS_STATE)
+    if not state:
+        click.echo(f"This reading is not noted: {WITNESS_STATE} names no witness's state.", err=True)
+        return
+    from audit.actor import Actor
+    from audit.witness import WitnessState
+
+    detail = {**asked, "entries_read": verdict.size}
+    command = f"audit {detail.pop('command', 'read')}"
+    WitnessState.load(Path(state)).add_read(verdict.origin, Actor.current("officer").user, command, detail)

@@ -18,6 +18,13 @@ COMMANDS: dict[str, Entry] = {
     "verify": Entry("appliance.cli.officer.proof:verify", PROOF, "Verify every entry with the log's public key alone."),
     "carry": Entry("appliance.cli.officer.carry:carry", PROOF, "Copy the log to one file that can be taken away."),
     "prove": Entry("appliance.cli.officer.carry:prove", PROOF, "Write the proof that one entry stands in the log."),
+    "checkpoint": Entry(
+        "appliance.cli.officer.checkpoint:checkpoint", PROOF, "Write the newest checkpoint and a proof."
+    ),
+    "witness": Entry("appliance.cli.officer.witness:witness", PROOF, "Cosign a checkpoint on your own machine."),
+    "visit": Entry("appliance.cli.officer.visit:visit", PROOF, "Write what is to be carried to the appliance."),
+    "import": Entry("appliance.cli.officer.visit:import_", PROOF, "Take in what the officer's machine sends."),
+    "heartbeat": Entry("appliance.cli.officer.heartbeat:heartbeat", PROOF, "Say in the log that it is alive."),
     "show": Entry("appliance.cli.officer.show:show", QUESTIONS, "Decrypt the log's events and list them."),
     "patient": Entry("appliance.cli.officer.subjects:patient", QUESTIONS, "Tell everything about one patient."),
     "user": Entry("appliance.cli.officer.subjects:user", QUESTIONS, "Tell what one person did."),
