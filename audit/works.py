@@ -122,7 +122,7 @@ class Works:
             self._run(run, logged.sequence, event)
         if event.kind == "object.stored" and not event.patients:
             self._stored(run or self._open.get(event.activity, ""), logged.sequence, event)
-        if event.kind.startswith("model.") or text_of(event, "model"):
+        if event.kind.startswith("model.") or (text_of(event, "model") and not event.kind.startswith("audit.")):
             self._model(run, logged.sequence, event)
 
     def run_of(self, event: Event) -> str:

@@ -90,5 +90,5 @@ def key_file(tmp_path, people, monkeypatch):
     secret = tmp_path / "passphrase"
     secret.write_text("pass\n")
     secret.chmod(0o600)
-    monkeypatch.setenv("CLOCHE_PASSPHRASE_FILE", str(secret))
+    monkeypatch.setenv("CLOCHE_KEY_PASSPHRASE_FILE", str(secret))
     return tmp_path / "auditor.key"

@@ -133,7 +133,10 @@ def test_show_lists_the_events(type_, vault, key_file, record):
     assert len(json.loads(type_("audit", "show", "--key", key_file, "--json", "--last", 2)[1])) == 2
     assert json.loads(type_("audit", "show", "--key", key_file, "--json", "--patient", "P-B")[1]) == []
     bundle = json.loads(type_("audit", "show", "--key", key_file, "--fhir")[1])
-    assert [one["resource"]["resourceType"] for one in bundle["entry"]] == ["AuditEvent"] * 4
+    assert {one["resource"]["resourceType"] for one in bundle["entry"]} == {"AuditEvent"}
+    shown = json.loads(type_("audit", "show", "--key", key_file, "--json")[1])
+    assert len(bundle["entry"]) == 8 and len(shown) == 9  # that somebody read the log is an event, too
+    assert shown[-1]["kind"] == "audit.read" and shown[-1]["activity"] == "audit show"
 
 
 def test_show_with_a_strangers_key_or_a_wrong_passphrase_is_refused(type_, vault, key_file, tmp_path, record):

@@ -74,7 +74,7 @@ def test_show_filters(ask, lived):
     assert set(kinds("--action", "d")) == set() and "record.ingested" in kinds("--action", "C")
     assert kinds("--role", "operator") == [] and kinds("--range", "..1") == ["appliance.created"]
     assert kinds("--purpose", "TREAT", "--last", "1") == ["question.answered"]
-    assert kinds("--until", "2020-01-01") == [] and len(kinds("--since", "1d")) == len(kinds())
+    assert kinds("--until", "2020-01-01") == [] and set(kinds("--since", "1d")) == set(kinds())
     assert "run.step" in kinds("--patient", LEARNED)
 
 
@@ -220,12 +220,12 @@ def test_a_review_is_an_event_with_a_summary(ask, lived, vault, monkeypatch, tmp
         (("--range", "1..2", "--finding", "x" * 501), 3), (("--range", "1..2", "--finding", "a\nb"), 3),
     ],
 )  # fmt: skip
-def test_a_review_of_nothing_or_without_words_is_refused(ask, lived, vault, options, code):
-    size = vault.checkpoint()
+def test_a_review_of_nothing_or_without_words_is_refused(ask, lived, options, code):
+    reviews = ask("show", "--kind", "audit.reviewed", "--json")[1]
     defaults = () if "--by" in options else ("--by", "G. Hopper")
     defaults += () if "--finding" in options else ("--finding", "fine")
     assert ask("review", *options, *defaults)[0] == code
-    assert vault.checkpoint() == size
+    assert ask("show", "--kind", "audit.reviewed", "--json")[1] == reviews
 
 
 def test_a_review_of_a_changed_log_or_of_a_copy_is_refused(ask, lived, vault, tmp_path):
@@ -373,8 +373,11 @@ def test_questions_work_with_the_base_install_only(lived, vault, people, tmp_pat
     assert done.returncode == 6 and "pip install 'cloche[report]'" in done.stderr and not (tmp_path / "two").exists()
 
 
-def test_the_private_keys_passphrase_has_a_file_of_its_own(ask, lived, tmp_path, monkeypatch):
+def test_the_private_keys_passphrase_has_a_file_of_its_own(ask, lived, vault, tmp_path, monkeypatch):
+    vault.close()
+    copy = tmp_path / "copy"
+    copy.write_bytes((vault.home / LOG).read_bytes())
     monkeypatch.setenv("CLOCHE_KEY_PASSPHRASE_FILE", str(tmp_path / "passphrase"))
     monkeypatch.setenv("CLOCHE_PASSPHRASE_FILE", str(tmp_path / "nothing"))
-    assert ask("user", "ada")[0] == 0
+    assert ask("user", "ada", copy)[0] == 0
     assert KeyPair.load(tmp_path / "auditor.key", b"pass").recipient.name == "auditor"

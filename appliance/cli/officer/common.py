@@ -1,10 +1,8 @@
 """What the officer's commands share: which log, which key it is held against, and the verdict on it."""
 
-import os
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -93,31 +91,3 @@ def key_of(kind: type["Key"], named: str) -> "Key":
             "the public key cannot be read", where=named, hint=f"give its line, or {kind.found_in}"
         ) from error
     return kind.from_text(text, where=named)
-
-
-def note_read(settings: Settings, log: Path | None, verdict: "Verdict", asked: Mapping[str, Any]) -> None:
-    """Note that a log is about to be read, before anything of it is decrypted.
-
-    On the officer's machine the note goes into the witness's state that CLOCHE_WITNESS names, and from there with the
-    next visit into the log. Where none is named, the person is told that nothing was noted.
-
-    Args:
-        log: the carried copy that is read; None: the appliance's own log.
-        verdict: of the log: its origin, and how many entries are read.
-        asked: the command's name and its filters, JSON values.
-
-    Raises:
-        Refused: the witness does not watch this log, or its state can be read by others.
-    """
-    if log is None:
-        return
-    state = os.environ.get(WITNESS_STATE)
-    if not state:
-        click.echo(f"This reading is not noted: {WITNESS_STATE} names no witness's state.", err=True)
-        return
-    from audit.actor import Actor
-    from audit.witness import WitnessState
-
-    detail = {**asked, "entries_read": verdict.size}
-    command = f"audit {detail.pop('command', 'read')}"
-    WitnessState.load(Path(state)).add_read(verdict.origin, Actor.current("officer").user, command, detail)

@@ -2,12 +2,10 @@
 
 from dataclasses import asdict, astuple
 from datetime import UTC, datetime
-from pathlib import Path
 
 import click
 
-from appliance.cli.officer.common import LOG, PIN
-from appliance.cli.officer.reading import KEY, reading
+from appliance.cli.officer.reading import Source, reading, source
 from appliance.cli.officer.tables import say, table
 from appliance.cli.output import emit, json_option
 from appliance.settings import Settings
@@ -17,9 +15,7 @@ _COLUMNS = ("date", "recipient", "address", "description", "purpose", "#entry")
 
 @click.command()
 @click.argument("patient")
-@LOG
-@PIN
-@KEY
+@source
 @click.option("--years", type=click.IntRange(min=1), default=6, show_default=True, help="How far back.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 @json_option
@@ -27,9 +23,7 @@ _COLUMNS = ("date", "recipient", "address", "description", "purpose", "#entry")
 def disclosures(
     settings: Settings,
     patient: str,
-    log: Path | None,
-    key_pin: str | None,
-    key_file: Path,
+    source: Source,
     years: int,
     as_csv: bool,
 ) -> None:
@@ -53,7 +47,7 @@ def disclosures(
 
     since = years_before(datetime.now(UTC), years)
     asked = {"command": "disclosures", "patient": patient, "years": years}
-    with reading(settings, log, key_pin, key_file, asked) as found:
+    with reading(settings, source, asked) as found:
         lines = list(account(found.events(), patient, since))
         if settings.as_json:
             emit(settings, [asdict(line) for line in lines], "")

@@ -5,18 +5,15 @@ from typing import Any
 
 import click
 
-from appliance.cli.officer.common import LOG, PIN
 from appliance.cli.officer.filters import asked, filter_of, filter_options
-from appliance.cli.officer.reading import KEY, outside, reading
+from appliance.cli.officer.reading import Source, outside, reading, source
 from appliance.cli.officer.tables import many
 from appliance.cli.output import emit, json_option
 from appliance.settings import Settings
 
 
 @click.command()
-@LOG
-@PIN
-@KEY
+@source
 @click.option("--fhir", "form", flag_value="fhir", help="One FHIR R4 Bundle of AuditEvents.")
 @click.option("--csv", "form", flag_value="csv", help="CSV for a spreadsheet; no cell of it is a formula.")
 @click.option("--jsonl", "form", flag_value="jsonl", help="JSON, one event a line.")
@@ -32,9 +29,7 @@ from appliance.settings import Settings
 def export(
     settings: Settings,
     /,
-    log: Path | None,
-    key_pin: str | None,
-    key_file: Path,
+    source: Source,
     form: str | None,
     out: Path,
     **filters: Any,
@@ -59,7 +54,7 @@ def export(
     chosen = filter_of(**filters)
     outside(settings, out)
     question = asked("export", chosen) | {"format": form}
-    with reading(settings, log, key_pin, key_file, question) as found:
+    with reading(settings, source, question) as found:
         with new_file(out) as file:
             written = write(form, select(found.events(), chosen), found.verdict.origin, file)
         told = {

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from appliance.cli.officer.common import LOG, PIN
 from appliance.cli.officer.filters import SINCE, UNTIL, asked, filter_of
-from appliance.cli.officer.reading import KEY, outside, reading
+from appliance.cli.officer.reading import Source, outside, reading, source
 from appliance.cli.output import emit, json_option
 from appliance.settings import Settings
 
@@ -16,9 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@LOG
-@PIN
-@KEY
+@source
 @click.option(
     "--out",
     required=True,
@@ -44,9 +41,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def report(
     settings: Settings,
-    log: Path | None,
-    key_pin: str | None,
-    key_file: Path,
+    source: Source,
     out: Path,
     pdf: Path | None,
     since: str | None,
@@ -79,7 +74,7 @@ def report(
         outside(settings, path)
     if pdf:
         document.needed()
-    with reading(settings, log, key_pin, key_file, asked("report", chosen)) as found:
+    with reading(settings, source, asked("report", chosen)) as found:
         counting, works = Counting(timedelta(hours=silence)), Works()
         for logged in found.events():
             works.see(logged)

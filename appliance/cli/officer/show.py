@@ -1,14 +1,12 @@
 """`cloche audit show`: the events of the log, for who holds a recipient's private key."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from appliance.cli.officer.common import LOG, PIN
 from appliance.cli.officer.filters import asked, filter_of, filter_options
-from appliance.cli.officer.reading import KEY, reading
+from appliance.cli.officer.reading import Source, reading, source
 from appliance.cli.officer.tables import few, minute, table
 from appliance.cli.output import emit, json_option
 from appliance.settings import Settings
@@ -18,9 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@LOG
-@PIN
-@KEY
+@source
 @filter_options
 @click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the last N of them.")
 @click.option("--fhir", is_flag=True, help="Print a FHIR R4 Bundle of AuditEvents.")
@@ -29,9 +25,7 @@ if TYPE_CHECKING:
 def show(
     settings: Settings,
     /,
-    log: Path | None,
-    key_pin: str | None,
-    key_file: Path,
+    source: Source,
     last: int | None,
     fhir: bool,
     **filters: Any,
@@ -53,7 +47,7 @@ def show(
     from audit.questions import select
 
     chosen = filter_of(**filters)
-    with reading(settings, log, key_pin, key_file, asked("show", chosen)) as found:
+    with reading(settings, source, asked("show", chosen)) as found:
         events = deque(select(found.events(), chosen), maxlen=last)
         _print_events(settings, events, found.verdict.origin if fhir else None)
 

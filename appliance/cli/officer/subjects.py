@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from appliance.cli.officer.common import LOG, PIN
-from appliance.cli.officer.reading import KEY, reading
+from appliance.cli.officer.reading import Source, reading, source
 from appliance.cli.officer.tables import few, many, minute, say, table
 from appliance.cli.output import emit, json_option
 from appliance.settings import Settings
@@ -23,12 +21,10 @@ _USES = ("what", "part of", "who", "purpose", "#events", "first (UTC)", "last (U
 
 @click.command()
 @click.argument("patient")
-@LOG
-@PIN
-@KEY
+@source
 @json_option
 @click.pass_obj
-def patient(settings: Settings, patient: str, log: Path | None, key_pin: str | None, key_file: Path) -> None:
+def patient(settings: Settings, patient: str, source: Source) -> None:
     """Tell everything about one patient: who used the data, for what, and which models learned from it.
 
     PATIENT is the appliance's pseudonym. An event counts as the patient's where it names the patient, or a record or
@@ -42,7 +38,7 @@ def patient(settings: Settings, patient: str, log: Path | None, key_pin: str | N
     """
     from audit.patient import about_patient
 
-    with reading(settings, log, key_pin, key_file, {"command": "patient", "patient": patient}) as found:
+    with reading(settings, source, {"command": "patient", "patient": patient}) as found:
         answer = about_patient(found.events(), patient)
         if settings.as_json:
             emit(settings, asdict(answer), "")
@@ -54,12 +50,10 @@ def patient(settings: Settings, patient: str, log: Path | None, key_pin: str | N
 
 @click.command()
 @click.argument("user")
-@LOG
-@PIN
-@KEY
+@source
 @json_option
 @click.pass_obj
-def user(settings: Settings, user: str, log: Path | None, key_pin: str | None, key_file: Path) -> None:
+def user(settings: Settings, user: str, source: Source) -> None:
     """Tell what one person did: how often, in which role, for what purpose, with whose data.
 
     USER is the name of the account, as the operating system knows it.
@@ -71,7 +65,7 @@ def user(settings: Settings, user: str, log: Path | None, key_pin: str | None, k
     """
     from audit.questions import about_user
 
-    with reading(settings, log, key_pin, key_file, {"command": "user", "actor": user}) as found:
+    with reading(settings, source, {"command": "user", "actor": user}) as found:
         answer = about_user(found.events(), user)
         if settings.as_json:
             emit(settings, asdict(answer), "")
@@ -83,12 +77,10 @@ def user(settings: Settings, user: str, log: Path | None, key_pin: str | None, k
 
 @click.command()
 @click.argument("model")
-@LOG
-@PIN
-@KEY
+@source
 @json_option
 @click.pass_obj
-def model(settings: Settings, model: str, log: Path | None, key_pin: str | None, key_file: Path) -> None:
+def model(settings: Settings, model: str, source: Source) -> None:
     """Tell where a model came from and what was done with it: runs, data sets, evaluations, exports, questions.
 
     MODEL is its id, the id of one of its files, or of a run that measured or signed it; a beginning of 4 letters will
@@ -101,7 +93,7 @@ def model(settings: Settings, model: str, log: Path | None, key_pin: str | None,
     """
     from audit.works import about_model
 
-    with reading(settings, log, key_pin, key_file, {"command": "model", "model": model}) as found:
+    with reading(settings, source, {"command": "model", "model": model}) as found:
         answers = about_model(found.events(), model)
         if settings.as_json:
             emit(settings, [asdict(answer) for answer in answers], "")
