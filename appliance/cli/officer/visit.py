@@ -21,8 +21,8 @@ STATE = click.option(
 
 def witness_passphrase(*, new: bool = False) -> bytes:
     """The passphrase of a witness's state, from its file or asked for; twice for a new one. Raises Refused."""
-    of = "the new witness" if new else "the witness"
-    return read_passphrase(confirm=new, of=of, variables=(WITNESS_PASSPHRASE_FILE, PASSPHRASE_FILE))
+    whose = "the new witness" if new else "the witness"
+    return read_passphrase(whose, confirm=new, variables=(WITNESS_PASSPHRASE_FILE, PASSPHRASE_FILE))
 
 
 @click.command()
