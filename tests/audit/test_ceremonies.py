@@ -231,6 +231,16 @@ def test_another_passphrase_opens_the_same_appliance(home, people):
     assert changes[0] == {"change": "passphrase changed"}
 
 
+def test_the_key_file_is_replaced_and_never_written_over(home):
+    """Another name of the old file still shows the old bag: at no moment was there half of one."""
+    path, other = home / "keys" / "vault.key", home / "other"
+    whole = path.read_bytes()
+    other.hardlink_to(path)
+    with opened(home) as vault:
+        vault.ceremonies.rotate_key(ACTOR)
+    assert other.read_bytes() == whole != path.read_bytes()
+
+
 def test_the_key_file_is_private_and_nothing_of_the_keys_is_shown(home):
     with opened(home) as vault:
         vault.ceremonies.rotate_key(ACTOR)

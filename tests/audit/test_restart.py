@@ -198,6 +198,17 @@ def test_the_same_origin_twice_is_kept_under_two_names(home, people):
     usable(home, people)
 
 
+def test_what_a_reader_makes_while_a_log_is_half_put_away_replaces_nothing(tmp_path):
+    """A reader between two renames may make an empty -wal where the real one was."""
+    from audit.settle import _put_away
+
+    real, stray = tmp_path / "kept-wal", tmp_path / "log-wal"
+    real.write_bytes(b"frames")
+    stray.write_bytes(b"")
+    _put_away(stray, real)
+    assert real.read_bytes() == b"frames" and not stray.exists()
+
+
 def test_what_is_refused(home, vault, tmp_path):
     with pytest.raises(BadInput, match="reason"):
         restart(home, PASSPHRASE, "bored", ACTOR)
