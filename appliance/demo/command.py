@@ -30,12 +30,26 @@ from appliance.starter.where import STARTER
 @click.option(
     "--judge", type=click.Path(path_type=Path), default=STARTER, help="Model directory, or GGUF file, that judges them."
 )
+@click.option(
+    "--recipient",
+    "recipients",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Public key file of someone who may read the demo's log; without any, two demo keys are made.",
+)
 @click.option("--fast", is_flag=True, help="Small numbers, minutes less: shows that it works, not how well.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and where, and do nothing.")
 @json_option
 @click.pass_obj
 def demo(
-    settings: Settings, folder: Path, model: Path, synthesizer: Path, judge: Path, fast: bool, dry_run: bool
+    settings: Settings,
+    folder: Path,
+    model: Path,
+    synthesizer: Path,
+    judge: Path,
+    recipients: tuple[Path, ...],
+    fast: bool,
+    dry_run: bool,
 ) -> None:
     """See the whole main job on real images: a hospital, its model, its proof.
 
@@ -66,7 +80,7 @@ def demo(
     from appliance.progress import progress
 
     results = run_demo(
-        DemoConfig(folder.absolute(), model, synthesizer, judge, fast),
+        DemoConfig(folder.absolute(), model, synthesizer, judge, fast, recipients),
         progress,
         lambda line: click.echo(line, err=True),
     )

@@ -18,6 +18,8 @@ class DemoConfig:
     """The model, or GGUF file, that judges them."""
     fast: bool = False
     """Small numbers, for tests of the whole way: its figures mean nothing."""
+    recipients: tuple[Path, ...] = ()
+    """Public key files of who may read the log; where none is named, two demo keys are made beside the home."""
 
     @property
     def home(self) -> Path:

@@ -122,7 +122,7 @@ def grpo_config(fast: bool) -> GrpoConfig:
 
 
 def open_home(config: DemoConfig) -> Vault:
-    """The demo's appliance: opened, or made with two demo recipients and a passphrase that lies beside it."""
+    """The demo's appliance, opened or made. Its passphrase lies beside it; so do demo keys where none were named."""
     config.folder.mkdir(parents=True, exist_ok=True)
     secret = config.folder / "passphrase.demo"
     if not secret.exists():
@@ -130,8 +130,8 @@ def open_home(config: DemoConfig) -> Vault:
     passphrase = secret.read_bytes().strip()
     if config.home.exists():
         return Vault.open(config.home, passphrase)
-    recipients: list[Recipient] = []
-    for name in ("auditor", "recovery"):
+    recipients = [Recipient.load(path) for path in config.recipients]
+    for name in () if recipients else ("auditor", "recovery"):
         key = generate(name, label="DEMO - not for real data")
         path = config.folder / f"{name}.demo.key"
         path.unlink(missing_ok=True)
