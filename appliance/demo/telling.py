@@ -105,8 +105,12 @@ def samples_of(
 ) -> list[tuple[Image.Image, str, list[Triplet]]]:
     """Image, caption and some triplets of each record; that they will be shown is logged first."""
     vault = desk.vault
-    objects, detail = tuple(records), {"to": "page.html"}
-    vault.record(Event("disclosure.made", desk.actor, "HOPERAT", activity=ACTIVITY, objects=objects, detail=detail))
+    patients = tuple(sorted({vault.catalogue.record(name).patient for name in records}))
+    detail = {"to": "page.html", "recipient": "whoever is shown the demo's page"}
+    said = Event(
+        "disclosure.made", desk.actor, activity=ACTIVITY, patients=patients, objects=tuple(records), detail=detail
+    )
+    vault.record(said)
     with vault.use([o for r in records for o in objects_of(vault, r)], "HOPERAT", desk.actor, ACTIVITY) as opened:
         image = images_in(opened)
         return [

@@ -42,7 +42,7 @@ def carry(settings: Settings, out: Path) -> None:
     emit(
         settings,
         {"file": str(out), "bytes": size, "manifests": len(leaves), "key": fingerprint},
-        f"{out}: {size:,} bytes, {len(leaves)} manifests. Log key {fingerprint}\n"
+        f"{out}: {size:,} bytes, manifests: {len(leaves)}. Log key {fingerprint}\n"
         f"Verify it with: cloche audit verify {out} --key-pin KEY",
     )
 
