@@ -83,19 +83,16 @@ def reader(path: Path) -> sqlite3.Connection:
 
     Raises:
         sqlite3.Error: the file is no database, or damaged.
+        IntegrityFailure: a table is none, but a view: its rows could change between verifying and reading.
     """
-    connection = _open_reader(f"{_uri(path)}?mode=ro")
     try:
-        connection.execute("BEGIN")
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        return _begin(f"{_uri(path)}?mode=ro")
     except sqlite3.OperationalError as error:
-        connection.close()
         wal = path.with_name(path.name + "-wal")
         if "open" not in str(error) or (wal.exists() and wal.stat().st_size):
             raise
-        # A medium that nothing can be written to (a carried copy on a read-only stick): no lock, no shared memory.
-        connection = _open_reader(f"{_uri(path)}?mode=ro&immutable=1")
-    return connection
+    # A medium that nothing can be written to (a carried copy on a read-only stick): no lock, no shared memory.
+    return _begin(f"{_uri(path)}?mode=ro&immutable=1")
 
 
 def entries(connection: sqlite3.Connection) -> Iterator[tuple[int, Entry, bytes]]:
@@ -153,11 +150,19 @@ def _notes(connection: sqlite3.Connection, query: str, damaged: str) -> Iterator
         yield note
 
 
-def _open_reader(uri: str) -> sqlite3.Connection:
+def _begin(uri: str) -> sqlite3.Connection:
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-    connection.text_factory = bytes
-    connection.execute("PRAGMA trusted_schema = OFF")
-    connection.execute("PRAGMA cell_size_check = ON")
+    try:
+        connection.text_factory = bytes
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA cell_size_check = ON")
+        connection.execute("BEGIN")
+        kinds = connection.execute("SELECT DISTINCT type FROM pragma_table_list WHERE schema = 'main'").fetchall()
+        if kinds != [(b"table",)]:
+            raise IntegrityFailure("a table of the log is a view, whose rows can change from one look to the next")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
