@@ -310,13 +310,14 @@ def check_entries(database, tree, origin, promises):
     good, stored, due = 0, 0, promises[::-1]
 
     def settle(good):
+        reached = False
         while due and due[-1][0] <= tree.size:
             _, root, whose = due.pop()
-            need(root is not None, whose, good)
             last = max(tree.size - 1, 0)
+            need(root is not None, whose)
             need(root == tree.root(), f"entries {good} to {last} are not those of {whose}", good)
-            good = tree.size
-        return good
+            reached = True
+        return tree.size if reached else good
 
     good = settle(good)
     query = "SELECT sequence, header, body, leaf FROM entries ORDER BY sequence"
