@@ -279,7 +279,7 @@ def verify(path, key_line, high_water=None, witness=None):
 
 def check_log(database, tree, pinned, mark, witness):
     """Steps 2 to 5. Raises Broken."""
-    ((frontier, note),) = rows_of(database, "SELECT frontier, note FROM head")
+    ((frontier, note, _),) = rows_of(database, "SELECT frontier, note, key FROM head")
     keys = Keys(pinned, [note for (note,) in rows_of(database, "SELECT note FROM rotations ORDER BY size")])
     newest, root = keys.checkpoint(note)
     promises = [(newest, root, "the newest checkpoint"), *keys.promises]

@@ -12,6 +12,7 @@ from tests.audit import attacks_entries, attacks_log
 from tests.audit.adversary import ATTACKS, Attack, victims
 from tests.audit.standalone import STANDALONE
 
+SEED = 20300102
 LOGS = 600
 """Tampered logs, at least."""
 
@@ -47,7 +48,7 @@ def test_both_verifiers_agree_on_every_tampered_log(targets, tmp_path):
     pairs = [
         (name, victim) for name, (_, only) in ATTACKS.items() for victim in targets if not only or victim.name in only
     ]
-    dice = random.Random(20300102)
+    dice = random.Random(SEED)
     while seen < LOGS:
         for name, victim in pairs:
             folder = tmp_path / "attacked"
@@ -56,10 +57,11 @@ def test_both_verifiers_agree_on_every_tampered_log(targets, tmp_path):
             for mark, witness in ((False, False), (True, False), (False, True)):
                 ours, theirs, why, their_why = verdicts(a, mark, witness)
                 where = (name, victim.name, mark, witness, ours, why, theirs, their_why)
-                assert ours[0] == theirs[0], where
-                # By SQLite's own word the file is damaged, or the tampered log no longer has the keys by which the
-                # second verifier could read the witnessed note: no single entry is to blame.
-                vague = "damaged:" in why + their_why or (witness and "not signed" in their_why)
+                # The second verifier reads the witnessed note by the tampered log's own keys: these may be gone.
+                unread = witness and "not signed" in their_why
+                assert ours[0] == theirs[0] or unread, where
+                # By SQLite's own word the file is damaged: then no single entry is to blame.
+                vague = unread or "damaged:" in why + their_why
                 assert ours == theirs or vague, where
                 exact += not vague
                 states[ours[0]] += 1
