@@ -80,9 +80,9 @@ def victims(folder: Path, people: tuple[KeyPair, ...]) -> Iterator[Victim]:
     """The logs that are attacked: with two rotations, tall, begun anew, carried with manifests, alive with its WAL."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "MILESTONE", 8)  # so that a small log has older checkpoints
-        for name, size in (("rotated", 30), ("tall", 300)):
+        for name, size, keys in (("rotated", 30, 3), ("tall", 300, 1)):
             (folder / name).mkdir(parents=True)
-            signers = tuple(Signer.generate(f"cloche/log/{name}") for _ in range(3 if size < 100 else 1))
+            signers = tuple(Signer.generate(f"cloche/log/{name}") for _ in range(keys))
             yield Victim(name, folder / name, signers, write_log(folder / name, signers, people, size, b""), people)
         (folder / "restarted").mkdir()
         last = Checkpoint("cloche/log/before", 7, b"r" * 32)
@@ -99,10 +99,18 @@ def victims(folder: Path, people: tuple[KeyPair, ...]) -> Iterator[Victim]:
         yield alive(folder, people)
 
 
+def plain(folder: Path, people: tuple[KeyPair, ...]) -> Victim:
+    """A log with nothing special about it, closed: 29 entries."""
+    made = folder / "plain"
+    made.mkdir(parents=True)
+    signers = (Signer.generate("cloche/log/plain"),)
+    return Victim("plain", made, signers, write_log(made, signers, people, 20, b""), people)
+
+
 def alive(folder: Path, people: tuple[KeyPair, ...]) -> Victim:
     """A log as it lies there while a process writes: most of it in the write-ahead log."""
     made = folder / "being-written"
-    made.mkdir()
+    made.mkdir(parents=True)
     signer = Signer.generate("cloche/log/alive")
     write_log(made, (signer,), people, 12, b"")
     with Log(made / "log.sqlite", signer, [pair.recipient for pair in people], made / "high-water") as log:
