@@ -187,8 +187,8 @@ ATTACKS: list[tuple[str, Callable[[Attack], None], tuple[str | None, ...]]] = [
      caught(WITNESS, "0: entries 0 to 28 are not those of {}")),
     ("log and mark are rebuilt with the stolen key", rebuild_with_the_stolen_key,
      caught(WITNESS, "0: entries 0 to 28 are not those of {}")),
-    ("what came after the witness's last visit is cut off with the stolen key, mark included", rewrite_what_no_witness_saw,
-     caught(NOBODY, "")),
+    ("what came after the witness's last visit is cut off with the stolen key, mark included",
+     rewrite_what_no_witness_saw, caught(NOBODY, "")),
 ]  # fmt: skip
 """What is done, how, and what verification says by each set of anchors; None where it finds nothing."""
 
