@@ -10,7 +10,7 @@ from audit.errors import BadInput, Refused, storage
 from audit.home import flush
 from audit.manifest import from_bytes, root_of
 
-_MANIFESTS = "CREATE TABLE manifests (root BLOB PRIMARY KEY, leaves BLOB NOT NULL) STRICT, WITHOUT ROWID"
+_MANIFESTS = "CREATE TABLE IF NOT EXISTS manifests (root BLOB PRIMARY KEY, leaves BLOB NOT NULL) STRICT, WITHOUT ROWID"
 
 
 def carry(log_path: Path, out: Path, manifests: Iterable[bytes] = ()) -> None:

@@ -198,16 +198,17 @@ class SegmentReader:
         nonce, sealed = entry.body[:NONCE_BYTES], entry.body[NONCE_BYTES:]
         try:
             return unpad(AESGCM(key).decrypt(nonce, sealed, entry.header))
-        except InvalidTag as error:
+        except (InvalidTag, ValueError) as error:  # the latter where the body is too short to be sealed
             raise IntegrityFailure("an entry does not decrypt", where=f"entry {header.sequence}") from error
 
 
 def sealed_secrets(opening: Entry) -> dict[bytes, bytes]:
     """Key id -> sealed secret of a segment's opening. Raises IntegrityFailure where it is malformed."""
     header = Header.from_bytes(opening.header)
-    length, count = _SEALED_BYTES.get(header.suite), opening.body[_SECRET_BYTES]
-    if length is None or header.class_ != OPENING:
+    length = _SEALED_BYTES.get(header.suite)
+    if length is None or header.class_ != OPENING or len(opening.body) <= _SECRET_BYTES:
         raise IntegrityFailure("this is no segment opening", where=f"entry {header.sequence}")
+    count = opening.body[_SECRET_BYTES]
     one, start = _ID_BYTES + length, _SECRET_BYTES + 1
     if start + count * one > len(opening.body):
         raise IntegrityFailure("a segment opening is cut short", where=f"entry {header.sequence}")

@@ -34,6 +34,8 @@ CREATE TRIGGER entries_stay BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, '
 CREATE TRIGGER entries_do_not_change BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'entries do not change'); END;
 """
 # The triggers are a speed bump for a person with an SQL prompt, no more; the tree is what catches a change.
+_READING = ("PRAGMA cell_size_check = ON", "BEGIN")
+"""What a reader begins with."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,8 @@ def create(path: Path, head: Head, predecessor: bytes = b"") -> None:
 
 
 def writer(path: Path) -> sqlite3.Connection:
-    """A connection that writes: WAL, every commit flushed to the disk. Raises sqlite3.Error."""
-    connection = sqlite3.connect(
-        f"{_uri(path)}?mode=rw", uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
-    )
-    connection.text_factory = bytes
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA trusted_schema = OFF")
-    return connection
+    """A connection that writes: WAL, every commit flushed to the disk. Raises as `reader`."""
+    return _open(f"{_uri(path)}?mode=rw", "PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL")
 
 
 def reader(path: Path) -> sqlite3.Connection:
@@ -83,19 +78,16 @@ def reader(path: Path) -> sqlite3.Connection:
 
     Raises:
         sqlite3.Error: the file is no database, or damaged.
+        IntegrityFailure: a table is none, but a view: its rows could change between verifying and reading.
     """
-    connection = _open_reader(f"{_uri(path)}?mode=ro")
     try:
-        connection.execute("BEGIN")
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        return _open(f"{_uri(path)}?mode=ro", *_READING)
     except sqlite3.OperationalError as error:
-        connection.close()
         wal = path.with_name(path.name + "-wal")
         if "open" not in str(error) or (wal.exists() and wal.stat().st_size):
             raise
-        # A medium that nothing can be written to (a carried copy on a read-only stick): no lock, no shared memory.
-        connection = _open_reader(f"{_uri(path)}?mode=ro&immutable=1")
-    return connection
+    # A medium that nothing can be written to (a carried copy on a read-only stick): no lock, no shared memory.
+    return _open(f"{_uri(path)}?mode=ro&immutable=1", *_READING)
 
 
 def entries(connection: sqlite3.Connection) -> Iterator[tuple[int, Entry, bytes]]:
@@ -153,11 +145,21 @@ def _notes(connection: sqlite3.Connection, query: str, damaged: str) -> Iterator
         yield note
 
 
-def _open_reader(uri: str) -> sqlite3.Connection:
+def _open(uri: str, *statements: str) -> sqlite3.Connection:
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-    connection.text_factory = bytes
-    connection.execute("PRAGMA trusted_schema = OFF")
-    connection.execute("PRAGMA cell_size_check = ON")
+    try:
+        connection.text_factory = bytes
+        for statement in ("PRAGMA trusted_schema = OFF", *statements):
+            connection.execute(statement)
+        kinds = connection.execute("SELECT DISTINCT type FROM pragma_table_list WHERE schema = 'main'").fetchall()
+        if kinds != [(b"table",)]:
+            raise IntegrityFailure("a table of the log is a view, whose rows can change from one look to the next")
+    except UnicodeDecodeError as error:  # what Python makes of SQLite's message, where a name in it is no text any more
+        connection.close()
+        raise sqlite3.DatabaseError("malformed database schema") from error
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

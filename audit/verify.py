@@ -139,6 +139,7 @@ class _Walk:
             self._predecessor(chain.first)
             self._manifests()
             self._entries(sha256(key.name.encode()).digest(), _merged(self.connection, chain, promises))
+            stored = self._stored_subtrees()
         except (IntegrityFailure, BadInput, UnicodeDecodeError) as error:
             raise _Failure(self.frontier.size, getattr(error, "what", "its head is damaged")) from error
         except _READ_ERRORS as error:
@@ -147,7 +148,7 @@ class _Walk:
             raise _Failure(newest.size, "no checkpoint is signed for it")
         if head.frontier != self.frontier.to_bytes():
             raise _Failure(max(self.frontier.size - 1, 0), "the tree's stored edge does not follow from the entries")
-        if self.subtrees != self._stored_subtrees():
+        if self.subtrees != stored:
             raise _Failure(self.frontier.size, "the tree has subtrees that do not follow from the entries")
 
     def _predecessor(self, key: VerifierKey) -> None:
@@ -206,16 +207,18 @@ class _Walk:
 
     def _settle(self, due: "_Promise | None", promises: "Iterator[_Promise]") -> "_Promise | None":
         """Check all promises about the tree as it is now; return the next one."""
+        first = due
         while due is not None and due.checkpoint.size <= self.frontier.size:
             if due.checkpoint.size < self.frontier.size:
-                raise _Failure(self.vouched, "the older checkpoints are out of order")
+                raise _Failure(self.frontier.size, "the older checkpoints are out of order")
             if due.checkpoint.root != self.frontier.root():
                 raise _Failure(
                     self.vouched,
                     f"entries {self.vouched:,} to {max(self.frontier.size - 1, 0):,} are not those of {due.whose}",
                 )
-            self.vouched = self.frontier.size
             due = next(promises, None)
+        if due is not first:  # not earlier: where two of one size contradict each other, neither vouches for anything
+            self.vouched = self.frontier.size
         return due
 
     def verdict(self, state: str, anchored: bool, failure: "_Failure | None", witnessed: int = 0) -> Verdict:

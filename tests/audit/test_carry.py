@@ -60,3 +60,13 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(kit, carried):
     with pytest.raises((IntegrityFailure, EnvironmentProblem)):
         carry(damaged, carried.parent / "x")
     assert [path.name for path in carried.parent.iterdir()] == ["log.carry"]
+
+
+def test_a_carried_copy_can_be_carried_on(kit, carried):
+    """From stick to stick, its manifests with it."""
+    again = carried.with_name("again")
+    carry(carried, again, [LEAVES, manifest.to_bytes(manifest.leaves([]))])
+    assert verify(again, kit.signer.key).size == 301
+    connection = sqlite3.connect(again)
+    assert connection.execute("SELECT count(*) FROM manifests").fetchone() == (2,)
+    connection.close()

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import sqlite3
+from contextlib import suppress
 
 import pytest
 
@@ -16,6 +17,7 @@ from audit.entry import leaf
 from audit.errors import IntegrityFailure
 from audit.log import Log
 from audit.merkle import Frontier
+from audit.reading import read
 from audit.verify import verify
 
 FLIPS = 700
@@ -88,6 +90,8 @@ def test_any_changed_byte_of_the_file_is_harmless_or_named(filled, tmp_path):
             assert verdict == intact and rows(copy) == before, f"byte {spot}"
         else:
             assert verdict.failed_at is not None and 0 <= verdict.failed_at <= 14 and verdict.why, f"byte {spot}"
+            with suppress(IntegrityFailure):  # who reads what did not verify gets this, or events that decrypt
+                list(read(copy, filled.auditor, 14))
     assert outcomes["failed"] > FLIPS // 4, outcomes
 
 
@@ -110,29 +114,58 @@ def test_any_changed_byte_of_what_an_entry_says_names_that_entry(filled, tmp_pat
     assert found > 20
 
 
-def test_a_changed_byte_in_the_write_ahead_log_is_harmless_or_named(kit, event, tmp_path):
-    log = kit.open()
-    for number in range(5):
-        log.append(event(number))
-    wal = kit.path.with_name(kit.path.name + "-wal")
-    data, main = wal.read_bytes(), kit.path.read_bytes()
-    assert len(data) > 20_000, "the entries are to stand in the write-ahead log alone"
-    log.close()
-    copy, chance = tmp_path / "copy" / "log.sqlite", random.Random(4)
-    copy.parent.mkdir()
-    states = []
-    for spot in [None, *range(32), *(chance.randrange(len(data)) for _ in range(150))]:
-        changed = bytearray(data)
+@pytest.mark.parametrize("where", ["log.sqlite-wal", "log.sqlite", "high-water"])
+def test_a_changed_byte_of_a_log_that_is_being_written_is_harmless_or_named(kit, event, tmp_path, where):
+    """The database, its write-ahead log, which holds the entries, and the mark, as a power loss leaves them."""
+    with kit.open() as log:
+        for number in range(5):
+            log.append(event(number))
+        files = {path.name: path.read_bytes() for path in kit.path.parent.iterdir() if path.suffix != ".sqlite-shm"}
+    assert len(files["log.sqlite-wal"]) > 20_000, "the entries are to stand in the write-ahead log alone"
+    folder, chance = tmp_path / "copy", random.Random(4)
+    copy, mark = folder / "log.sqlite", folder / "high-water"
+    found = []
+    for spot in [None, *range(100), *(chance.randrange(len(files[where])) for _ in range(250))]:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
         if spot is not None:
+            changed = bytearray(files[where])
             changed[spot] ^= chance.randrange(1, 256)
-        shutil.rmtree(copy.parent)
-        copy.parent.mkdir()
-        copy.write_bytes(main)
-        copy.with_name("log.sqlite-wal").write_bytes(changed)
-        verdict = verify(copy, kit.signer.key, kit.mark)
-        states.append(verdict.state)
-        assert verdict.size == 6 if verdict.state == "intact" else verdict.failed_at is not None, f"byte {spot}"
-    assert states[0] == "intact" and states.count("failed") > 50
+            (folder / where).write_bytes(changed)
+        verdict = verify(copy, kit.signer.key, mark)
+        found.append(verdict.state)
+        if spot is None:
+            intact, before = verdict, rows(copy)
+        elif verdict.state == "intact":
+            assert verdict == intact and rows(copy) == before, f"byte {spot}"
+        else:
+            assert verdict.failed_at is not None and verdict.why, f"byte {spot}"
+    assert found[0] == "intact" and intact.size == 6
+    assert found.count("failed") > {"log.sqlite-wal": 100, "log.sqlite": 10, "high-water": 50}[where]
+
+
+def test_a_schema_that_is_no_text_any_more_is_a_verdict(filled):
+    """Python itself fails on the message that SQLite has for this."""
+    data = filled.path.read_bytes()
+    changed = data.replace(b"id INTEGER PRIMARY KEY, frontier", b"id INTEGER PRIMARY KE\xf0, frontier")
+    assert changed != data
+    filled.path.write_bytes(changed)
+    failed(filled, at=0)
+    for attempt in (lambda: list(read(filled.path, filled.auditor, 14)), filled.open):
+        with pytest.raises(IntegrityFailure) as caught:
+            attempt()
+        assert isinstance(caught.value.__cause__.__cause__, UnicodeDecodeError)
+
+
+@pytest.mark.parametrize("sequence", [0, 2])
+@pytest.mark.parametrize("body", [b"", b"x" * 11, b"x" * 33])
+def test_a_body_that_is_too_short_is_named_by_who_reads(filled, sequence, body):
+    edit(filled.path, ("UPDATE entries SET body = ? WHERE sequence = ?", body, sequence))
+    failed(filled, at=sequence)
+    with pytest.raises(IntegrityFailure):
+        list(read(filled.path, filled.auditor, 14))
 
 
 @pytest.mark.parametrize("length", [0, 1, 99, 100, 4096, 9000, 20000])
@@ -336,14 +369,30 @@ def test_a_damaged_head_or_schema_is_a_failure(filled, statement):
     failed(filled)
 
 
-def test_a_view_that_speaks_for_the_table_is_caught(filled):
-    """Rows may come from anywhere; what counts is that each of them is vouched for."""
+@pytest.mark.parametrize(
+    "view",
+    [
+        "CREATE VIEW entries AS SELECT * FROM truth WHERE sequence != 9",
+        "CREATE VIEW entries AS SELECT * FROM truth WHERE sequence < 13 OR random() % 2",
+    ],
+)
+def test_a_view_that_speaks_for_the_table_is_caught(filled, view):
+    """Its rows may come and go: what was verified and what is read afterwards would be two things."""
+    edit(filled.path, ("ALTER TABLE entries RENAME TO truth",), (view,))
+    assert {failed(filled).why for _ in range(20)} == {
+        "a table of the log is a view, whose rows can change from one look to the next"
+    }
+    with pytest.raises(IntegrityFailure, match="view"):
+        list(read(filled.path, filled.auditor, 14))
+
+
+def test_a_virtual_table_that_speaks_for_the_table_is_caught(filled):
     edit(
         filled.path,
         ("ALTER TABLE entries RENAME TO truth",),
-        ("CREATE VIEW entries AS SELECT sequence, header, body, leaf FROM truth WHERE sequence != 9",),
+        ("CREATE VIRTUAL TABLE entries USING fts5(sequence, header, body, leaf)",),
     )
-    failed(filled, at=9)
+    assert "is a view" in failed(filled, at=0).why
 
 
 def test_deleted_older_checkpoints_and_unknown_tables_change_nothing(filled):
