@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -118,11 +119,18 @@ def test_a_kill_between_any_two_statements_leaves_all_or_nothing(prepared, peopl
 
 def test_eight_writers_share_a_log_without_gap_or_double(kit):
     script = """
+        (folder / f"{name} is ready").touch()
+        while not (folder / "go").exists():
+            time.sleep(0.001)
         for number in range(0, 30, 3):
             log.append(event(number))
             log.append_many([event(number + 1), event(number + 2)])
+            time.sleep(0.002)  # longer than a commit: the others come in between
     """
     writers = [child(kit, f"writer {number}", script) for number in range(8)]
+    while len(list(kit.path.parent.glob("* is ready"))) < 8 and all(process.poll() is None for process in writers):
+        time.sleep(0.01)
+    (kit.path.parent / "go").touch()
     for process in writers:
         assert process.communicate(timeout=300)[0] == "" and process.returncode == 0
     found = events_in(kit)
