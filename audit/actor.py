@@ -32,8 +32,12 @@ class Actor:
     def current(cls, role: str, hospital_id: str = "") -> "Actor":
         """The person who runs this process: the real user of the operating system, not an environment variable."""
         uid = os.getuid()
-        try:
-            name = pwd.getpwuid(uid).pw_name
-        except KeyError:  # an account without a name, as in some containers
-            name = f"uid {uid}"
-        return cls(name, role, uid, hospital_id)
+        return cls(name_of(uid), role, uid, hospital_id)
+
+
+def name_of(uid: int) -> str:
+    """Name of an account."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:  # an account without a name, as in some containers
+        return f"uid {uid}"

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from audit import stream
 from audit.errors import BadInput, EnvironmentProblem, IntegrityFailure, storage
+from audit.rows import Data
 
 READ_BYTES = 1 << 20
 """Bytes taken from a file at once."""
@@ -55,7 +56,7 @@ class ObjectStore:
                     path.unlink()
         fcntl.flock(self._lock, fcntl.LOCK_SH)
 
-    def write(self, object_id: str, key: bytes, data: bytes | Path) -> tuple[int, str]:
+    def write(self, object_id: str, key: bytes, data: Data) -> tuple[int, str]:
         """Seal data into a file in ``incoming``; not yet flushed. Returns bytes of plaintext and digest of the file.
 
         Raises:
@@ -66,7 +67,7 @@ class ObjectStore:
 
         def counted() -> Iterator[bytes]:
             nonlocal size
-            for piece in _pieces(data):
+            for piece in pieces(data):
                 size += len(piece)
                 yield piece
 
@@ -127,20 +128,25 @@ class ObjectStore:
         return self._objects / object_id[:2] / object_id
 
 
-def size_of(data: bytes | Path) -> int:
-    """Bytes of data or of the file that it names. Raises BadInput where there is no such file."""
+def size_of(data: Data) -> int:
+    """Bytes of data or of the file that it names, 0 where that is not known. Raises BadInput: there is no such file."""
     if isinstance(data, bytes):
         return len(data)
+    if not isinstance(data, Path):
+        return 0
     try:
         return data.stat().st_size
     except OSError as error:
         raise BadInput(f"the file cannot be read: {error.strerror}", where=str(data)) from error
 
 
-def _pieces(data: bytes | Path) -> Iterator[bytes]:
-    """Data in pieces, read from a file where it is a path."""
+def pieces(data: Data) -> Iterator[bytes]:
+    """Data in pieces, read from a file where it is a path. Raises BadInput where that cannot be read."""
     if isinstance(data, bytes):
         yield data
+        return
+    if not isinstance(data, Path):
+        yield from data
         return
     try:
         with open(data, "rb") as file:

@@ -1,10 +1,12 @@
 """Rows of the catalogue, as values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+Data = bytes | Path | Iterable[bytes]
+"""What an object is made of: its bytes, a file to read them from, or pieces as they come."""
 Note = Mapping[str, str | int | float]
 """Metadata that is kept plain: counts and digests, nothing about a patient."""
 
@@ -107,8 +109,8 @@ class NewObject:
 
     kind: str
     """``image``, ``report``, ``features``, ``manifest``, ``adapter`` ..."""
-    data: bytes | Path
-    """Its bytes, or a file to read them from (large models)."""
+    data: Data
+    """Its bytes, a file to read them from (large models), or pieces."""
     patient: str | None = None
     """Pseudonym of the one patient it belongs to; None where there is no single one."""
     parents: Sequence[str] = ()

@@ -8,7 +8,7 @@ There is no other way to plaintext: the custodian gives a key only for an event 
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -36,8 +36,10 @@ _BATCH_OBJECTS, _BATCH_BYTES = 512, 256 << 20
 class Opened:
     """Objects whose use is in the log; they can be read until the `with` block of `Vault.use` ends."""
 
-    def __init__(self, objects: Sequence[StoredObject], keys: dict[str, bytes], store: ObjectStore) -> None:
-        self._objects, self._keys, self._store = {stored.id: stored for stored in objects}, keys, store
+    def __init__(self, objects: Sequence[StoredObject], chunks: Callable[[str], Iterator[bytes]]) -> None:
+        """Objects, and what gives the chunks of one by its id."""
+        self._objects, self._chunks = {stored.id: stored for stored in objects}, chunks
+        self._over = False
 
     @property
     def ids(self) -> list[str]:
@@ -50,18 +52,18 @@ class Opened:
 
     def chunks(self, object_id: str) -> Iterator[bytes]:
         """The object's bytes in chunks of 1 MiB, for large ones. Raises as `read`, at the chunk concerned."""
-        if object_id not in self._keys:
+        if self._over or object_id not in self._objects:
             raise Refused("the use of this object is not in the log, or is over", where=object_id)
         size = 0
-        for chunk in self._store.chunks(object_id, self._keys[object_id]):
+        for chunk in self._chunks(object_id):
             size += len(chunk)
             yield chunk
         if size != self._objects[object_id].size:
             raise IntegrityFailure("an object's size is not what the catalogue says", where=object_id)
 
     def close(self) -> None:
-        """Forget the keys."""
-        self._keys.clear()
+        """End the use."""
+        self._over = True
 
 
 class Vault:
@@ -185,29 +187,39 @@ class Vault:
     def _put_batch(self, items: Sequence[NewObject], actor: Actor, activity: str) -> list[str]:
         for parent in {parent for item in items for parent in item.parents}:
             self.catalogue.object(parent)
-        rows: list[StoredObject] = []
-        written: list[str] = []
+        written: list[StoredObject] = []
         try:
             for item in items:
-                blob = self._custodian.new_blob(item.patient or "")
-                written.append(blob.id)
-                size, digest = self._store.write(blob.id, blob.key, item.data)
-                row = (blob.id, item.kind, item.patient or "", size, digest, blob.salt, blob.version, now(), item.note)
-                rows.append(StoredObject(*row))
-            self._store.flush(written)
-            event = Event("object.stored", actor, activity=activity)
-            self._custodian.commit(accounts.of_storing(event, rows, items))
-            with self.catalogue.transaction():
-                for stored, item in zip(rows, items, strict=True):
-                    self.catalogue.add_object(stored, item.parents)
+                written.append(self.seal(item))
+            self.keep(written, items, actor, activity)
         except BaseException:
-            for object_id in written:
-                if not self._has_row(object_id):  # Ctrl-C may come right after the rows were committed
-                    self._store.remove(object_id)
+            self.discard([stored.id for stored in written])
             raise
-        for object_id in written:
-            self._store.publish(object_id)
-        return written
+        return [stored.id for stored in written]
+
+    def seal(self, item: NewObject) -> StoredObject:
+        """Encrypt one object into a file that no row names yet; `keep` or `discard` it. Raises as `put_many`."""
+        blob = self._custodian.new_blob(item.patient or "")
+        size, digest = self._store.write(blob.id, blob.key, item.data)
+        row = (blob.id, item.kind, item.patient or "", size, digest, blob.salt, blob.version, now(), item.note)
+        return StoredObject(*row)
+
+    def keep(self, rows: Sequence[StoredObject], items: Sequence[NewObject], actor: Actor, activity: str) -> None:
+        """Make sealed objects durable: their files, then their events, then their rows. Raises as `put_many`."""
+        self._store.flush(stored.id for stored in rows)
+        event = Event("object.stored", actor, activity=activity)
+        self._custodian.commit(accounts.of_storing(event, rows, items))
+        with self.catalogue.transaction():
+            for stored, item in zip(rows, items, strict=True):
+                self.catalogue.add_object(stored, item.parents)
+        for stored in rows:
+            self._store.publish(stored.id)
+
+    def discard(self, object_ids: Iterable[str]) -> None:
+        """Delete the files of sealed objects that have no row; those that have one are kept."""
+        for object_id in object_ids:
+            if not self._has_row(object_id):  # Ctrl-C may come right after the rows were committed
+                self._store.remove(object_id)
 
     # -- out
 
@@ -238,11 +250,12 @@ class Vault:
         event = Event("object.used", actor, purpose, activity=activity, detail=dict(detail or {}))
         objects = [self._present(object_id) for object_id in dict.fromkeys(object_ids)]
         keys = self._custodian.release(accounts.of_objects(event, objects), objects)
-        opened = Opened(objects, keys, self._store)
+        opened = Opened(objects, lambda object_id: self._store.chunks(object_id, keys[object_id]))
         try:
             yield opened
         finally:
             opened.close()
+            keys.clear()
 
     def delete(self, object_ids: Iterable[str], *, actor: Actor, activity: str) -> None:
         """Delete objects' files (old training checkpoints, caches); rows and lineage stay. Raises as `use`."""
@@ -257,7 +270,7 @@ class Vault:
 
     def record(self, event: Event) -> int:
         """Commit any other event; return its sequence. Raises as `Log.append_many`."""
-        return self._custodian.commit([event])[0]
+        return self.record_many([event])[0]
 
     def record_many(self, events: Sequence[Event]) -> list[int]:
         """Commit events together; return their sequences. Raises as `Log.append_many`."""
@@ -288,11 +301,15 @@ class Vault:
 
     def fingerprint(self, data: bytes) -> str:
         """Keyed digest of data, hex: finds the same record again without telling anybody what it is."""
-        return self._custodian.mark("fingerprint", data).hex()
+        return self.mark("fingerprint", data).hex()
 
     def patient_mark(self, patient: str) -> bytes:
         """A patient's mark in manifests, 32 bytes; zeros where there is no single patient."""
-        return self._custodian.mark("manifest", patient.encode()) if patient else b"\x00" * manifest.MARK_BYTES
+        return self.mark("manifest", patient.encode()) if patient else b"\x00" * manifest.MARK_BYTES
+
+    def mark(self, label: str, data: bytes) -> bytes:
+        """HMAC-SHA256 of data under the appliance's naming key and a label, 32 bytes."""
+        return self._custodian.mark(label, data)
 
     def manifest_leaves(self, object_ids: Iterable[str]) -> list[bytes]:
         """The manifest of a data set of objects, sorted leaves with sentinels; `manifest.root_of` gives its root."""
