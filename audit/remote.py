@@ -56,7 +56,7 @@ class Channel:
                 if data is not None:
                     self._stream(data)
                 return self._received()
-            except (OSError, ValueError) as error:
+            except OSError as error:
                 raise EnvironmentProblem(
                     "the vault's own process is gone: it was stopped, or ran out of memory",
                     hint="type the same command again; it goes on where it was",
