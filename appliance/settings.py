@@ -21,6 +21,8 @@ KEY_PASSPHRASE_FILE = "CLOCHE_KEY_PASSPHRASE_FILE"  # noqa: S105 the name of a v
 """The same for the passphrase of an officer's private key, where it is another than the appliance's."""
 WITNESS_PASSPHRASE_FILE = "CLOCHE_WITNESS_PASSPHRASE_FILE"  # noqa: S105 the name of a variable
 """The same for the passphrase of a witness's state."""
+CUSTODIAN = "CLOCHE_CUSTODIAN"
+"""Environment variable with the path of an installed custodian's socket; without it one is started for the command."""
 LONGEST_PASSPHRASE = 1024
 """Bytes of a passphrase at most: a file past that is some other file."""
 
@@ -132,8 +134,14 @@ def open_vault(settings: Settings, role: str, *, alone: bool = False) -> Iterato
     """
     from audit.actor import Actor
     from audit.home import check
-    from audit.vault import Vault
+    from audit.remote import RemoteVault
 
     check(settings.home)  # before a person is asked for the passphrase of nothing
-    with Vault.open(settings.home, read_passphrase(), alone=alone) as vault:
+    served = os.environ.get(CUSTODIAN)
+    opened = (
+        RemoteVault.connect(settings.home, Path(served))
+        if served and not alone
+        else RemoteVault.open(settings.home, read_passphrase(), alone=alone)
+    )
+    with opened as vault:
         yield vault, Actor.current(role)

@@ -30,9 +30,7 @@ from audit.keys import Recipient
 from audit.objects import pieces
 from audit.rows import NewObject, StoredObject
 from audit.vault import Opened, Vault
-
-SOCKET = "CLOCHE_CUSTODIAN"
-"""Environment variable with the path of an installed custodian's socket; without it one is started for this process."""
+from audit.witnessed import Imported
 
 
 class Channel:
@@ -202,6 +200,10 @@ class RemoteVault(Vault):
     def record_many(self, events: Sequence[Event]) -> list[int]:
         """See `Vault.record_many`."""
         return list(self._channel.ask("commit", events=list(events)))
+
+    def import_visit(self, data: bytes, actor: Actor, *, new_witness: bool = False) -> Imported:
+        """See `Vault.import_visit`: the vault's process itself verifies the visit, as its events name others."""
+        return cast(Imported, self._channel.ask("import_visit", visit=data, actor=actor, new_witness=new_witness))
 
     def checkpoint(self) -> bytes:
         """See `Vault.checkpoint`."""

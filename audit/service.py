@@ -26,7 +26,7 @@ from audit.rows import NewObject, StoredObject
 from audit.vault import Opened, Vault
 
 CALLS = {
-    "checkpoint", "commit", "delete", "discard", "keep", "log_key", "mark", "more", "open", "pseudonym", "read",
+    "checkpoint", "commit", "delete", "discard", "import_visit", "keep", "log_key", "mark", "more", "open", "pseudonym", "read",
     "recipients", "seal", "end",
 }  # fmt: skip
 """What a client may ask for, beside the ceremonies."""
@@ -152,6 +152,10 @@ class Attendant:
     def _delete(self, ids: list[str], actor: Actor, activity: str) -> None:
         self._check(actor)
         self._vault.delete(ids, actor=actor, activity=activity)
+
+    def _import_visit(self, visit: bytes, actor: Actor, new_witness: bool) -> Any:
+        self._check(actor)
+        return self._vault.import_visit(visit, actor, new_witness=new_witness)
 
     def _checkpoint(self) -> bytes:
         return self._vault.checkpoint()

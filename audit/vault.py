@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from audit import accounts, manifest
 from audit.actor import Actor
@@ -27,6 +27,9 @@ from audit.keys import COST, Cost, Recipient
 from audit.objects import ObjectStore, size_of
 from audit.rows import NewObject, Note, StoredObject
 from audit.sealing import common_suite
+
+if TYPE_CHECKING:
+    from audit.witnessed import Imported
 
 __all__ = ["NewObject", "Opened", "Vault"]
 _BATCH_OBJECTS, _BATCH_BYTES = 512, 256 << 20
@@ -275,6 +278,12 @@ class Vault:
     def record_many(self, events: Sequence[Event]) -> list[int]:
         """Commit events together; return their sequences. Raises as `Log.append_many`."""
         return self._custodian.commit(events)
+
+    def import_visit(self, data: bytes, actor: Actor, *, new_witness: bool = False) -> "Imported":
+        """Take in a witness's visit; its readings become events of who read. See `witnessed.import_visit`."""
+        from audit.witnessed import import_visit
+
+        return import_visit(self, data, actor, new_witness=new_witness)
 
     def checkpoint(self) -> bytes:
         """The log's newest checkpoint, a signed note: to be embedded in what leaves the appliance."""

@@ -32,6 +32,7 @@ from appliance.progress import Progress
 from audit.actor import Actor
 from audit.errors import GateFailed
 from audit.keys import Recipient, generate
+from audit.remote import RemoteVault
 from audit.vault import Vault
 from synth.pipeline import SynthConfig
 from train.models.loading import family_of
@@ -129,7 +130,7 @@ def open_home(config: DemoConfig) -> Vault:
         _private(secret, secrets.token_urlsafe(24).encode() + b"\n")
     passphrase = secret.read_bytes().strip()
     if config.home.exists():
-        return Vault.open(config.home, passphrase)
+        return RemoteVault.open(config.home, passphrase)
     recipients = [Recipient.load(path) for path in config.recipients]
     for name in () if recipients else ("auditor", "recovery"):
         key = generate(name, label="DEMO - not for real data")
@@ -137,7 +138,8 @@ def open_home(config: DemoConfig) -> Vault:
         path.unlink(missing_ok=True)
         key.save(path, passphrase)
         recipients.append(key.recipient)
-    return Vault.create(config.home, passphrase, recipients, actor=Actor.current("operator"))
+    Vault.create(config.home, passphrase, recipients, actor=Actor.current("operator")).close()
+    return RemoteVault.open(config.home, passphrase)
 
 
 def _private(path: Path, data: bytes) -> None:

@@ -83,12 +83,12 @@ def import_(settings: Settings, visit_file: Path, new_witness: bool) -> None:
       cloche audit import /media/usb/visit
     """
     from audit.visit import MOST_BYTES
-    from audit.witnessed import import_visit, witnesses
+    from audit.witnessed import witnesses
 
     with visit_file.open("rb") as file:
         data = file.read(MOST_BYTES + 1)
     with open_vault(settings, "officer") as (vault, actor):
-        done = import_visit(vault, data, actor, new_witness=new_witness)
+        done = vault.import_visit(data, actor, new_witness=new_witness)
         fingerprint = next(key.fingerprint for key in witnesses(vault.home) if key.name == done.witness)
     lines = [f"witness: {done.witness}, fingerprint {fingerprint}" + (", pinned now" if done.pinned else "")]
     at = f" at {done.witnessed_at}" if done.witnessed_at else ""
