@@ -26,8 +26,8 @@ from audit.rows import NewObject, StoredObject
 from audit.vault import Opened, Vault
 
 CALLS = {
-    "checkpoint", "commit", "delete", "discard", "import_visit", "keep", "log_key", "mark", "more", "open", "pseudonym", "read",
-    "recipients", "seal", "end",
+    "checkpoint", "commit", "delete", "discard", "end", "import_visit", "keep", "log_key", "mark", "more", "open",
+    "pseudonym", "read", "recipients", "seal",
 }  # fmt: skip
 """What a client may ask for, beside the ceremonies."""
 CEREMONIES = {
