@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from audit.errors import IntegrityFailure, Refused, storage
+from audit.errors import EnvironmentProblem, IntegrityFailure, Refused, storage
 from audit.keys import write_new
 
 FORMAT = 1
@@ -66,6 +66,30 @@ def check(home: Path) -> None:
             where=str(path),
             hint="install that version, or a newer one",
         )
+
+
+def share(home: Path) -> None:
+    """Let the group of the home use it through a custodian: catalogue and sealed log, no keys and no objects.
+
+    Raises:
+        EnvironmentProblem: the home belongs to another account.
+    """
+    modes = {
+        home: 0o750,
+        home / CATALOGUE.parent: 0o2770,  # SQLite makes its -wal beside the catalogue, whoever comes first
+        home / LOG.parent: 0o750,
+        home / PIN.parent: 0o711,  # log.pub may be read, the others not even be listed
+        **dict.fromkeys(home.glob(f"{CATALOGUE}*"), 0o660),
+        **dict.fromkeys((home / LOG.parent).glob("log.sqlite*"), 0o640),
+        home / HIGH_WATER: 0o640,
+    }
+    for path, mode in modes.items():
+        try:
+            path.chmod(mode)
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"the home cannot be shared: {error.strerror}", where=str(path), hint="see who owns it with ls -l"
+            ) from error
 
 
 def flush(path: Path) -> None:

@@ -20,8 +20,9 @@ from typing import Any
 
 from audit import wire
 from audit.actor import Actor, name_of
-from audit.errors import BadInput, Refused
+from audit.errors import BadInput, EnvironmentProblem, Refused
 from audit.events import Event
+from audit.home import share
 from audit.rows import NewObject, StoredObject
 from audit.vault import Opened, Vault
 
@@ -214,10 +215,18 @@ def listen(home: Path, passphrase: bytes, where: Path, ready: Callable[[], None]
         ready: called once clients can connect.
     """
     with Vault.open(home, passphrase) as vault, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
-        where.unlink(missing_ok=True)
-        door.bind(str(where))
-        os.chmod(where, 0o660)
-        door.listen(_LISTENERS)
+        try:
+            where.unlink(missing_ok=True)
+            door.bind(str(where))
+            os.chmod(where, 0o660)
+            door.listen(_LISTENERS)
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"the custodian cannot listen: {error.strerror or error}",
+                where=str(where),
+                hint="name a --socket of up to 100 letters in a directory of this account",
+            ) from error
+        share(home)
         ready()
         while True:
             channel, _ = door.accept()

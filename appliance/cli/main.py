@@ -32,6 +32,7 @@ COMMANDS: dict[str, Entry] = {
     "doctor": Entry("appliance.cli.operator:doctor", IT, "Check that this machine has all that Cloche needs."),
     "status": Entry("appliance.cli.operator:status", IT, "Say what the appliance holds, without its passphrase."),
     "passphrase": Entry("appliance.cli.passphrase:passphrase", IT, "Change the appliance's passphrase."),
+    "custodian": Entry("appliance.cli.custodian:custodian", IT, "Hold the keys for every user, as a service."),
     "init": Entry("appliance.cli.steward:init", STEWARD, "Make an appliance: keys, vault and audit log."),
     "ingest": Entry("appliance.cli.steward:ingest", STEWARD, "Bring images and captions into the vault."),
     "records": Entry("appliance.cli.listings:records", STEWARD, "List the records that the vault holds."),
