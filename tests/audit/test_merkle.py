@@ -110,6 +110,21 @@ def test_consistency_is_proved_and_nothing_else_is(data, second):
         assert not merkle.verify_consistency(*arguments), arguments[:2]
 
 
+def test_a_proof_that_stops_halfway_proves_nothing():
+    """Even where somebody signed the hash at which it stops as the root of a tree of another size."""
+    leaves = tree(4)
+    pair = merkle.root(leaves[:2])
+    assert merkle.verify_inclusion(leaves[0], 0, 2, [leaves[1]], pair)
+    assert not merkle.verify_inclusion(leaves[0], 0, 4, [leaves[1]], pair)
+    assert not merkle.verify_inclusion(leaves[0], 0, 2, [], leaves[0])
+    assert merkle.verify_consistency(2, 4, pair, merkle.root(leaves), [merkle.root(leaves[2:])])
+    assert not merkle.verify_consistency(2, 8, pair, merkle.root(leaves), [merkle.root(leaves[2:])])
+    proof = merkle.consistency_proof(leaves[:3], 2)
+    assert not merkle.verify_consistency(3, 2, pair, pair, proof)
+    assert not merkle.verify_consistency(4, 3, merkle.root(leaves), merkle.root(leaves), [])
+    assert not merkle.verify_consistency(2, 1, pair, pair, [])
+
+
 def test_a_node_cannot_pass_for_a_leaf():
     """Second pre-images: the two-leaf tree's inner node is not the root of a one-leaf tree of the joined leaves."""
     a, b = tree(2)

@@ -50,6 +50,23 @@ def test_any_key_of_the_log_verifies_all_of_it(kit, rotated):
         assert found.key == rotated[2].key.to_text() and found.handed_over_at == (3, 6)
 
 
+def test_the_checkpoint_of_the_rotations_size_is_the_new_keys(kit, event):
+    with kit.open() as log:
+        second = hand_over(kit, log, event)
+        assert open_note(log.checkpoint(), second.key).size == 2
+    assert verify(kit.path, kit.signer.key, kit.mark).handed_over_at == (2,)
+    old = kit.signer.sign(open_note(log_note(kit.path), second.key))
+    alter(kit.path, "UPDATE head SET note = ?", (old,))
+    assert "not signed" in verify(kit.path, kit.signer.key).why
+
+
+def log_note(path):
+    connection = store.reader(path)
+    note = store.head(connection).note
+    connection.close()
+    return note
+
+
 def test_a_key_that_never_signed_does_not(kit, rotated):
     found = verify(kit.path, Signer.generate(kit.signer.key.name).key, kit.mark)
     assert found.state == "failed" and "pinned key" in found.why
@@ -120,6 +137,19 @@ def test_one_signature_is_no_rotation(kit):
             Rotation.open(rotation.sign(*pair))
     with pytest.raises(IntegrityFailure):
         KeyChain.of(thief.key, [rotation.sign(kit.signer, new)])
+
+
+def test_key_rotations_must_follow_from_each_other():
+    first, second, third = (Signer.generate("cloche/log/chain") for _ in range(3))
+
+    def step(size, old, new):
+        return Rotation(Checkpoint(old.key.name, size, b"r" * 32), old.key, new.key).sign(old, new)
+
+    good = [step(3, first, second), step(5, second, third)]
+    assert KeyChain.of(second.key, good).keys == (first.key, second.key, third.key)
+    for bad in (good[::-1], [good[0], step(5, first, third)], [good[0], step(3, second, third)], [*good, good[0]]):
+        with pytest.raises(IntegrityFailure, match="do not follow"):
+            KeyChain.of(first.key, bad)
 
 
 @pytest.fixture

@@ -254,6 +254,24 @@ def test_older_checkpoints_narrow_a_failure_down(kit, event):
     assert 256 <= failed(kit).failed_at <= 400
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE subtrees SET hash = zeroblob(32)",
+        "UPDATE subtrees SET place = 1",
+        "DELETE FROM subtrees",
+        "INSERT INTO subtrees VALUES (8, 1, zeroblob(32))",
+        "INSERT INTO subtrees VALUES (16, 0, zeroblob(32))",
+    ],
+)
+def test_changed_subtrees_are_a_failure(kit, event, statement):
+    """They only make proofs short, but a proof that was made of others would fail at the one who asked for it."""
+    with kit.open() as log:
+        log.append_many([event(number) for number in range(300)])
+    edit(kit.path, (statement,))
+    assert "subtree" in failed(kit).why
+
+
 def test_a_damaged_older_checkpoint_is_a_failure(kit, event):
     with kit.open() as log:
         log.append_many([event(number) for number in range(300)])
