@@ -43,6 +43,7 @@ def test_untouched_logs_are_intact_by_both(targets, tmp_path):
     assert modules == {one.__name__.rpartition(".")[2] for one in (attacks_entries, attacks_log)} and len(ATTACKS) > 60
 
 
+@pytest.mark.slow
 def test_both_verifiers_agree_on_every_tampered_log(targets, tmp_path):
     seen, exact, states = 0, 0, Counter()
     pairs = [
