@@ -41,7 +41,18 @@ def _first(tables: "Database") -> None:
     tables.table("records").create_index(["source_digest"], "records_source", unique=True)
 
 
-_MIGRATIONS = (_first,)
+def _second(tables: "Database") -> None:
+    """Consent, its end and the source of each record; two identities of one patient; a record by its parts."""
+    for column in ("consent", "expires", "source"):
+        tables.table("records").add_column(column, str, not_null_default="")
+    tables.table("records").create_index(["image"], "records_image")
+    tables.table("records").create_index(["report"], "records_report")
+    tables.table("records").create_index(["patient"], "records_patient")
+    tables.table("links").create({"one": str, "other": str, "created": str}, pk=("one", "other"), not_null=["created"])
+    tables.table("links").create_index(["other"], "links_other")
+
+
+_MIGRATIONS = (_first, _second)
 """Numbered from 1. Add to the end; never change one that was released."""
 
 
@@ -83,6 +94,13 @@ class Catalogue:
             raise BadInput("the vault holds no such object", where=object_id, hint="cloche records lists what there is")
         return _stored(rows[0])
 
+    def objects_named(self, object_ids: Iterable[str]) -> list[StoredObject]:
+        """Rows of many objects in the order of their ids, each once. Raises BadInput where there is none."""
+        ids = list(dict.fromkeys(object_ids))
+        query = "SELECT o.* FROM json_each(?) JOIN objects o ON o.id = json_each.value"
+        found = {row["id"]: _stored(row) for row in self.select(query, _json(ids))} if ids else {}
+        return [found.get(one) or self.object(one) for one in ids]
+
     def mark_deleted(self, object_ids: Iterable[str]) -> None:
         """Note that the files of objects are gone."""
         with self.transaction():
@@ -114,7 +132,12 @@ class Catalogue:
     def add_record(self, record: Record) -> Record:
         """Add a record; an empty id or time is filled in. Raises BadInput where its source came in before."""
         filled = (record.id or new_id("rec-"), record.created or now())
-        row = (filled[0], *_fields(record, "patient image report source_digest split"), filled[1])
+        row = (
+            filled[0],
+            *_fields(record, "patient image report source_digest split"),
+            filled[1],
+            *_fields(record, "consent expires source"),
+        )
         with self.transaction():
             if self.record_of_source(record.source_digest) or self._rows("SELECT 1 FROM records WHERE id = ?", row[0]):
                 raise BadInput("this record is in the vault already", where=record.id or "by its source")
@@ -141,6 +164,12 @@ class Catalogue:
     def records_with(self, object_id: str) -> list[Record]:
         """The records whose image or report an object is."""
         return [Record(**row) for row in self._rows("SELECT * FROM records WHERE ? IN (image, report)", object_id)]
+
+    def identities(self, patient: str) -> tuple[str, ...]:
+        """All pseudonyms of the one person that a pseudonym is linked to, itself among them, sorted. See `consent`."""
+        query = "WITH RECURSIVE same(id) AS (SELECT ? UNION SELECT iif(one = id, other, one) FROM links, same"
+        query += " WHERE id IN (one, other)) SELECT id FROM same ORDER BY id"
+        return tuple(row["id"] for row in self._rows(query, patient))
 
     # -- runs
 
@@ -249,6 +278,15 @@ class Catalogue:
         return exact[0]["place"], exact[0]["id"]
 
     # -- SQL
+
+    def select(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        """Rows of a query. Raises EnvironmentProblem, IntegrityFailure."""
+        return self._rows(query, *values)
+
+    def change(self, statement: str, *values: Any) -> None:
+        """Change rows; in a `transaction`, with all else there. Raises as `select`."""
+        with self.transaction():
+            self._connection.execute(statement, values)
 
     def _rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
         with self._lock, storage(self._path):

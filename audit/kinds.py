@@ -45,10 +45,12 @@ LIFECYCLE: Mapping[str, str] = {
     "destroy": "Destroy/Delete Record Lifecycle Event",
     "disclose": "Disclose Record Lifecycle Event",
     "extract": "Extract Record Lifecycle Event",
+    "link": "Link Record Lifecycle Event",
     "originate": "Originate/Retain Record Lifecycle Event",
     "receive": "Receive/Retain Record Lifecycle Event",
     "restore": "Restore Record Lifecycle Event",
     "transform": "Transform/Translate Record Lifecycle Event",
+    "unlink": "Unlink Record Lifecycle Event",
     "verify": "Verify Record Lifecycle Event",
 }
 """ISO 21089 lifecycle events that are in use here, with their names."""
@@ -99,6 +101,9 @@ KINDS: Mapping[str, Kind] = {
     "record.refused": Kind("C", "110107", "", "", "a record was refused", fails=True),
     "record.deidentified": Kind("R", "110106", "", "deidentify", "a record was de-identified", purpose="HRESCH"),
     "record.reviewed": Kind("U", "110110", "", "amend", "a person reviewed a record"),
+    "record.consented": Kind("U", "110110", "", "amend", "consent for records was entered, changed or withdrawn"),
+    "patient.linked": Kind("U", "110110", "", "link", "two identities were found to be one patient"),
+    "patient.unlinked": Kind("U", "110110", "", "unlink", "two identities were found to be two patients"),
     "object.stored": Kind("C", "110110", "", "originate", "objects were put into the vault"),
     "object.used": Kind("R", "110110", "", "access", "objects were opened"),
     "object.deleted": Kind("D", "110110", "", "destroy", "objects were deleted"),

@@ -178,7 +178,7 @@ class RemoteVault(Vault):
         use = self._channel.ask(
             "open", ids=ids, purpose=purpose, actor=actor, activity=activity, detail=dict(detail or {})
         )
-        opened = Opened([self.catalogue.object(one) for one in ids], lambda one: self._chunks(use, one))
+        opened = Opened(self.catalogue.objects_named(ids), lambda one: self._chunks(use, one))
         try:
             yield opened
         finally:
@@ -194,6 +194,28 @@ class RemoteVault(Vault):
     def delete(self, object_ids: Iterable[str], *, actor: Actor, activity: str) -> None:
         """See `Vault.delete`."""
         self._channel.ask("delete", ids=list(object_ids), actor=actor, activity=activity)
+
+    # -- policy, consent, identities
+
+    def policy(self) -> dict[str, Any]:
+        """See `Vault.policy`."""
+        return dict(self._channel.ask("policy"))
+
+    def set_policy(self, data: bytes, actor: Actor) -> dict[str, Any]:
+        """See `Vault.set_policy`."""
+        return dict(self._channel.ask("set_policy", policy=data, actor=actor))
+
+    def permitted(self, record_ids: Iterable[str], purpose: str) -> tuple[list[str], dict[str, int]]:
+        """See `Vault.permitted`."""
+        return cast(tuple[list[str], dict[str, int]], self._channel.ask("permitted", ids=list(record_ids), why=purpose))
+
+    def set_consent(self, record_ids: Iterable[str], actor: Actor, **said: Any) -> int:
+        """See `Vault.set_consent`."""
+        return int(self._channel.ask("set_consent", ids=list(record_ids), actor=actor, said=said))
+
+    def link(self, one: str, other: str, actor: Actor, *, undo: bool = False) -> tuple[str, ...]:
+        """See `Vault.link`."""
+        return tuple(self._channel.ask("link", one=one, other=other, actor=actor, undo=undo))
 
     # -- log and names
 

@@ -55,6 +55,12 @@ class Record:
     """``train``, ``held-out`` ..."""
     created: str = ""
     """UTC, RFC 3339."""
+    consent: str = ""
+    """Consent tags of the policy, sorted, with spaces between; empty where none is known. See `policy`."""
+    expires: str = ""
+    """Last day on which the consent holds, ``2031-12-31``; empty where it has no end."""
+    source: str = ""
+    """Name of the system that it came from; empty where none was named."""
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from audit.rows import NewObject, StoredObject
 from audit.vault import Opened, Vault
 
 CALLS = {
-    "checkpoint", "commit", "delete", "discard", "end", "import_visit", "keep", "log_key", "mark", "more", "open",
-    "pseudonym", "read", "recipients", "seal",
+    "checkpoint", "commit", "delete", "discard", "end", "import_visit", "keep", "link", "log_key", "mark", "more",
+    "open", "permitted", "policy", "pseudonym", "read", "recipients", "seal", "set_consent", "set_policy",
 }  # fmt: skip
 """What a client may ask for, beside the ceremonies."""
 CEREMONIES = {
@@ -87,8 +87,9 @@ class Attendant:
     # -- calls: what the client's methods of the same names do, see `vault` and `remote`
 
     def _commit(self, events: list[Event]) -> list[int]:
-        for event in events:
-            self._check(event.actor)
+        for actor, activity in dict.fromkeys((event.actor, event.activity) for event in events):
+            self._check(actor)
+            self._vault.guard.permit(actor, activity)
         return self._vault.record_many(events)
 
     def _seal(self, kind: str, patient: str, note: dict[str, Any]) -> StoredObject:
@@ -157,6 +158,24 @@ class Attendant:
     def _import_visit(self, visit: bytes, actor: Actor, new_witness: bool) -> Any:
         self._check(actor)
         return self._vault.import_visit(visit, actor, new_witness=new_witness)
+
+    def _policy(self) -> dict[str, Any]:
+        return self._vault.policy()
+
+    def _set_policy(self, policy: bytes, actor: Actor) -> dict[str, Any]:
+        self._check(actor)
+        return self._vault.set_policy(policy, actor)
+
+    def _permitted(self, ids: list[str], why: str) -> tuple[dict[str, Any], bytes]:
+        return {"ok": self._vault.permitted(ids, why)}, b""
+
+    def _set_consent(self, ids: list[str], actor: Actor, said: dict[str, Any]) -> int:
+        self._check(actor)
+        return self._vault.set_consent(ids, actor, **said)
+
+    def _link(self, one: str, other: str, actor: Actor, undo: bool) -> list[str]:
+        self._check(actor)
+        return list(self._vault.link(one, other, actor, undo=undo))
 
     def _checkpoint(self) -> bytes:
         return self._vault.checkpoint()

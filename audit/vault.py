@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
-from audit import accounts, manifest
+from audit import accounts, consent, manifest
 from audit.actor import Actor
 from audit.catalogue import Catalogue, now
 from audit.ceremonies import Ceremonies
@@ -22,6 +22,7 @@ from audit.checkpoint import VerifierKey
 from audit.custodian import Custodian
 from audit.errors import BadInput, IntegrityFailure, Refused
 from audit.events import Event
+from audit.guard import Guard
 from audit.home import CATALOGUE, check, make
 from audit.keys import COST, Cost, Recipient
 from audit.objects import ObjectStore, size_of
@@ -79,6 +80,8 @@ class Vault:
         self._custodian = custodian
         self.catalogue = Catalogue(home / CATALOGUE)
         """What the vault holds, in plain."""
+        self.guard = Guard(home, self.catalogue, custodian)
+        """Holds what is asked for against the policy."""
         self._store = ObjectStore(home / "vault")
         self._store.sweep(self._has_row)
 
@@ -209,6 +212,7 @@ class Vault:
 
     def keep(self, rows: Sequence[StoredObject], items: Sequence[NewObject], actor: Actor, activity: str) -> None:
         """Make sealed objects durable: their files, then their events, then their rows. Raises as `put_many`."""
+        self.guard.permit(actor, activity)
         self._store.flush(stored.id for stored in rows)
         event = Event("object.stored", actor, activity=activity)
         self._custodian.commit(accounts.of_storing(event, rows, items))
@@ -245,13 +249,18 @@ class Vault:
             detail: further facts for the event, such as the run's id.
 
         Raises:
-            Refused: the purpose is unknown.
+            Refused: the purpose is unknown, or the policy does not allow the use; that is an event, too.
             BadInput: the vault holds no such object.
             EnvironmentProblem: the event cannot be committed; nothing is opened.
         """
         # Made before anything else, so that an unknown purpose is refused even where nothing is asked for.
-        event = Event("object.used", actor, purpose, activity=activity, detail=dict(detail or {}))
-        objects = [self._present(object_id) for object_id in dict.fromkeys(object_ids)]
+        try:
+            event = Event("object.used", actor, purpose, activity=activity, detail=dict(detail or {}))
+        except Refused:
+            self.guard.refuse_purpose(actor, activity)
+            raise
+        objects = self._present(object_ids)
+        self.guard.permit_use(event, objects)
         keys = self._custodian.release(accounts.of_objects(event, objects), objects)
         opened = Opened(objects, lambda object_id: self._store.chunks(object_id, keys[object_id]))
         try:
@@ -262,12 +271,35 @@ class Vault:
 
     def delete(self, object_ids: Iterable[str], *, actor: Actor, activity: str) -> None:
         """Delete objects' files (old training checkpoints, caches); rows and lineage stay. Raises as `use`."""
-        objects = [self._present(object_id) for object_id in dict.fromkeys(object_ids)]
+        self.guard.permit(actor, activity)
+        objects = self._present(object_ids)
         event = Event("object.deleted", actor, activity=activity)
         self._custodian.commit(accounts.of_objects(event, objects))
         self.catalogue.mark_deleted(stored.id for stored in objects)
         for stored in objects:
             self._store.remove(stored.id)
+
+    # -- policy, consent, identities
+
+    def policy(self) -> dict[str, Any]:
+        """The policy in force, as `Policy.to_dict`. Raises BadInput, Refused: it cannot be read."""
+        return self.guard.policy().to_dict()
+
+    def set_policy(self, data: bytes, actor: Actor) -> dict[str, Any]:
+        """Put another policy in force, and return it. Raises as `Guard.replace`."""
+        return self.guard.replace(data, actor).to_dict()
+
+    def permitted(self, record_ids: Iterable[str], purpose: str) -> tuple[list[str], dict[str, int]]:
+        """Which of these records may be used for a purpose, and how many each rule forbids. Raises as `policy`."""
+        return self.guard.permitted(list(record_ids), purpose)
+
+    def set_consent(self, record_ids: Iterable[str], actor: Actor, **said: Any) -> int:
+        """Enter, change or withdraw consent for records. See `consent.set_consent`."""
+        return consent.set_consent(self, list(record_ids), actor, **said)
+
+    def link(self, one: str, other: str, actor: Actor, *, undo: bool = False) -> tuple[str, ...]:
+        """Make two identities one person's, or undo that. See `consent.link`."""
+        return consent.link(self, one, other, actor, undo=undo)
 
     # -- log and names
 
@@ -302,7 +334,7 @@ class Vault:
     @property
     def ceremonies(self) -> Ceremonies:
         """What changes keys; to change them, open the vault `alone`."""
-        return self._custodian.ceremonies
+        return cast(Ceremonies, self.guard.ceremonies(self._custodian.ceremonies))
 
     def pseudonym(self, hospital_number: str) -> str:
         """The appliance's stable name for a patient, ``P-XXXXXXXXXX``. Raises BadInput for an empty number."""
@@ -328,11 +360,12 @@ class Vault:
             for one in objects
         )
 
-    def _present(self, object_id: str) -> StoredObject:
-        stored = self.catalogue.object(object_id)
-        if stored.deleted:
-            raise BadInput(f"this object was deleted at {stored.deleted}", where=object_id)
-        return stored
+    def _present(self, object_ids: Iterable[str]) -> list[StoredObject]:
+        found = self.catalogue.objects_named(object_ids)
+        for stored in found:
+            if stored.deleted:
+                raise BadInput(f"this object was deleted at {stored.deleted}", where=stored.id)
+        return found
 
     def _has_row(self, object_id: str) -> bool:
         try:
