@@ -21,6 +21,11 @@ def silent(done: int, total: int, what: str) -> None:
     """A `Progress` that says nothing."""
 
 
+def aloud(text: str) -> None:
+    """Say one line to the person who waits."""
+    print(text, file=sys.stderr)
+
+
 @contextmanager
 def progress(title: str, stream: TextIO | None = None) -> Iterator[Progress]:
     """Show the progress of one piece of work while the block runs.

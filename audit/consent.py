@@ -48,7 +48,7 @@ def set_consent(
     policy = vault.guard.permit(actor, "consent")
     if (tags is None and expires is None and not withdraw) or (tags and withdraw):
         raise BadInput("say either consent tags, a day on which they end, or that it is withdrawn", where="consent")
-    said = WITHDRAWN if withdraw else None if tags is None else tags_of(tags, policy)
+    said = WITHDRAWN if withdraw else None if tags is None else tags_of(tags, policy.tags)
     until = check_date(expires) if expires else expires
     records = [vault.catalogue.record(one) for one in dict.fromkeys(record_ids)]
     events = []

@@ -22,7 +22,7 @@ from audit.actor import Actor
 from audit.catalogue import Catalogue
 from audit.ceremonies import Ceremonies
 from audit.custodian import Custodian
-from audit.errors import BadInput, ClocheError, Refused, storage
+from audit.errors import BadInput, ClocheError, Refused
 from audit.events import Event
 from audit.files import replace_file
 from audit.policy import FILE, MOST_BYTES, Policy, parse
@@ -223,20 +223,21 @@ def _today() -> date:
 
 def _content(path: Path) -> bytes | None:
     """The file's bytes, None where there is none. Raises BadInput, Refused."""
+    mend = "cloche policy set FILE"
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe in its place must not hold us up
+        try:
+            state = os.fstat(handle)
+            if not stat.S_ISREG(state.st_mode):
+                raise BadInput("the policy is no plain file", where=str(path), hint=mend)
+            if state.st_mode & stat.S_IWOTH:
+                raise Refused("everybody can write the policy", where=str(path), hint=f"chmod 600 {path}")
+            return os.read(handle, MOST_BYTES + 1)
+        finally:
+            os.close(handle)
     except FileNotFoundError:
         if path.is_symlink():
-            raise BadInput("the policy is a link to nothing", where=str(path), hint="cloche policy set FILE") from None
+            raise BadInput("the policy is a link to nothing", where=str(path), hint=mend) from None
         return None
     except OSError as error:
-        raise BadInput(
-            f"the policy cannot be read: {error.strerror}", where=str(path), hint="cloche policy set FILE"
-        ) from error
-    with storage(path), os.fdopen(handle, "rb") as file:
-        state = os.fstat(handle)
-        if not stat.S_ISREG(state.st_mode):
-            raise BadInput("the policy is no plain file", where=str(path), hint="cloche policy set FILE")
-        if state.st_mode & stat.S_IWOTH:
-            raise Refused("everybody can write the policy", where=str(path), hint=f"chmod 600 {path}")
-        return file.read(MOST_BYTES + 1)
+        raise BadInput(f"the policy cannot be read: {error.strerror}", where=str(path), hint=mend) from error

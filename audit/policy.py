@@ -8,7 +8,7 @@ what a record's own consent says. docs/policy.md explains each key.
 import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date, timedelta
 from hashlib import sha256
@@ -29,7 +29,7 @@ EVERYBODY, GROUP = "*", "@"
 WITHDRAWN = "withdrawn"
 """The consent tag of a record whose consent was withdrawn: no purpose is allowed, whatever a policy says."""
 OF_ROLE: Mapping[str, tuple[str, ...]] = {
-    "steward": ("HRESCH", "HOPERAT"),
+    "steward": ("HOPERAT", "HRESCH"),
     "clinician": ("TREAT",),
     "officer": ("HOPERAT",),
     "operator": ("HOPERAT",),
@@ -118,7 +118,7 @@ class Policy:
         if self.roles is None:
             return ""
         granted = self.roles.get(actor.role, ())
-        if EVERYBODY in granted or actor.user in granted:
+        if EVERYBODY in granted or (actor.user in granted and not actor.user.startswith(GROUP)):
             return ""
         of_groups = [name.removeprefix(GROUP) for name in granted if name.startswith(GROUP)]
         return "" if of_groups and not set(of_groups).isdisjoint(groups()) else f"roles.{_known(actor.role)}"
@@ -171,15 +171,15 @@ def parse(data: bytes, where: str = FILE) -> Policy:
     return _Reader(where).policy(found)
 
 
-def tags_of(given: Sequence[str], policy: Policy | None = None) -> str:
-    """Consent tags as a record holds them. Raises BadInput where one is malformed, or unknown to `policy`."""
+def tags_of(given: Sequence[str], known: Container[str]) -> str:
+    """Consent tags as a record holds them. Raises BadInput where one is malformed, or none of the policy's."""
     for tag in given:
         if not _TAG.fullmatch(tag) or tag == WITHDRAWN:
             raise BadInput(f"a consent {_TAG_SAYS}", where="--consent, --tag")
-        if policy is not None and tag not in policy.tags:
+        if tag not in known:
             raise BadInput(
                 f"the policy knows no consent tag {tag!r}, so records with it could not be used at all",
-                where=f"{policy.where}, [consent.tags]",
+                where="policy.toml, consent.tags",
                 hint="name it there, then type cloche policy set FILE",
             )
     return " ".join(sorted(set(given)))

@@ -40,6 +40,6 @@ def concerned(catalogue: Catalogue, object_ids: Iterable[str]) -> Mapping[Terms,
 
 def of_records(catalogue: Catalogue, record_ids: Sequence[str]) -> Mapping[str, Terms]:
     """The terms of each of these records that there is."""
-    query = f"SELECT id, {_TERMS} FROM json_each(?) JOIN records ON id = json_each.value"  # noqa: S608 as above
+    query = f"SELECT records.id, {_TERMS} FROM json_each(?) JOIN records ON records.id = json_each.value"  # noqa: S608
     rows = catalogue.select(query, json.dumps(list(record_ids)))
     return {row["id"]: Terms(row["consent"], row["expires"], row["source"], row["created"]) for row in rows}

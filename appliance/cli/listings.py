@@ -1,4 +1,4 @@
-"""The data steward's lists: records, models and runs, as the catalogue has them; no contents."""
+"""The data steward's lists: models and runs, as the catalogue has them; no contents."""
 
 from typing import Any
 
@@ -6,30 +6,6 @@ import click
 
 from appliance.cli.output import emit, json_option
 from appliance.settings import Settings, open_vault
-
-
-@click.command()
-@json_option
-@click.pass_obj
-def records(settings: Settings) -> None:
-    """List the records that the vault holds: pseudonyms, parts, dates; no contents.
-
-    \b
-    Examples:
-      cloche records
-      cloche records --json | jq length
-    """
-    with open_vault(settings, "steward") as (vault, _):
-        rows = [
-            {"id": r.id, "patient": r.patient, "split": r.split, "created": r.created}
-            for r in vault.catalogue.records()
-        ]
-    emit(
-        settings,
-        rows,
-        "\n".join(f"{r['id']}  {r['patient']}  {r['split']:8}  {r['created']}" for r in rows)
-        or "no records; next: cloche ingest SOURCE",
-    )
 
 
 @click.command()

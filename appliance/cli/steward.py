@@ -78,57 +78,6 @@ def init(settings: Settings, recipients: tuple[Path, ...]) -> None:
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path))
-@click.option(
-    "--held-out",
-    type=click.FloatRange(0, 0.9),
-    default=0.2,
-    show_default=True,
-    help="Share of patients kept for evaluation.",
-)
-@click.option("--columns", default="", metavar="PART=NAME,...", help="Columns of image, text and patient.")
-@click.option("--pattern", default="{}", show_default=True, help="How the image column becomes a path beside SOURCE.")
-@_DRY
-@json_option
-@click.pass_obj
-def ingest(settings: Settings, source: Path, held_out: float, columns: str, pattern: str, dry_run: bool) -> None:
-    """Bring images and captions into the vault, de-identified and encrypted.
-
-    SOURCE is a JSONL, JSON, CSV or TSV file with image, caption and patient. A broken line refuses the whole file
-    before anything is written. What is already in the vault is skipped.
-
-    \b
-    Examples:
-      cloche ingest pairs.jsonl --dry-run
-      cloche ingest captions.csv
-      cloche ingest reports.csv --columns image=file,text=report,patient=mrn --pattern 'images/{}.png'
-    """
-    from dataclasses import asdict
-
-    from appliance.intake.ingest import ingest as bring_in
-    from appliance.intake.readers import Columns
-    from appliance.intake.split import by_patient
-
-    names = Columns.parse(columns, pattern)
-    with open_vault(settings, "steward") as opened, _desk(opened, "ingesting") as desk:
-        report = bring_in(
-            desk.vault,
-            source,
-            desk.actor,
-            split=by_patient(desk.vault, held_out),
-            columns=names,
-            progress=desk.progress,
-            dry_run=dry_run,
-        )
-    emit(
-        settings,
-        asdict(report),
-        "\n".join(f"{k.replace('_', ' '):14} {v}" for k, v in asdict(report).items())
-        + ("" if dry_run else "\nnext: cloche synth"),
-    )
-
-
-@click.command()
 @click.option(
     "--synthesizer",
     type=click.Path(path_type=Path),

@@ -22,12 +22,15 @@ from audit.actor import Actor
 from audit.catalogue import new_id, now
 from audit.errors import BadInput
 from audit.events import Event
+from audit.policy import Terms
 from audit.rows import NewObject, Record
 from audit.vault import Vault
 
 SplitRule = Callable[[str], str]
 """The hospital's number of a patient -> ``train`` or ``held-out``. All records of a patient fall on one side."""
 
+UNSAID: Final = Terms("", "", "", "")
+"""Nothing is known of consent and source."""
 BATCH: Final = 128
 """Records that are committed together."""
 SOURCE: Final = "source"
@@ -88,6 +91,7 @@ def ingest(
     *,
     split: SplitRule,
     columns: Columns | None = None,
+    terms: Terms = UNSAID,
     progress: Progress = silent,
     dry_run: bool = False,
 ) -> IngestReport:
@@ -99,6 +103,7 @@ def ingest(
         actor: who brings them in.
         split: which part each patient plays; a patient who is in the vault already keeps theirs.
         columns: where in a row its parts stand.
+        terms: consent tags, their end, and the source of what comes in.
         progress: told how many are checked and written.
         dry_run: check everything, write nothing.
 
@@ -115,7 +120,7 @@ def ingest(
         redacted = sum(without_number(one.pair.text, one.number)[1] for one in fresh)
     else:
         _sweep(vault, actor)
-        redacted = _write(vault, fresh, part_of, actor, progress)
+        redacted = _write(vault, fresh, part_of, terms, actor, progress)
     return IngestReport(
         file=str(pairs[0].file),
         pairs=len(pairs),
@@ -157,7 +162,8 @@ def _parts(vault: Vault, fresh: Sequence[Checked], split: SplitRule) -> dict[str
     parts: dict[str, str] = {}
     for one in fresh:
         if one.patient not in parts:
-            before = vault.catalogue.records(patient=one.patient)
+            same = vault.catalogue.identities(one.patient)
+            before = [record for name in same for record in vault.catalogue.records(patient=name)]
             parts[one.patient] = before[0].split if before else split(one.number)
     return parts
 
@@ -171,15 +177,18 @@ def _sweep(vault: Vault, actor: Actor) -> None:
         vault.delete(orphans, actor=actor, activity="ingest")
 
 
-def _write(vault: Vault, fresh: Sequence[Checked], parts: dict[str, str], actor: Actor, progress: Progress) -> int:
+def _write(
+    vault: Vault, fresh: Sequence[Checked], parts: dict[str, str], terms: Terms, actor: Actor, progress: Progress
+) -> int:
     """Write the records batch by batch: objects, then events, then the catalogue's rows. Returns mentions taken out."""
     redacted = done = 0
     for start in range(0, len(fresh), BATCH):
         batch = fresh[start : start + BATCH]
         texts = [without_number(one.pair.text, one.number) for one in batch]
         objects = vault.put_many(_objects(batch, [text for text, _ in texts]), actor=actor, activity="ingest")
+        said = (now(), terms.consent, terms.expires, terms.source)
         records = [
-            Record(new_id("rec-"), one.patient, image, report, one.source_digest, parts[one.patient], now())
+            Record(new_id("rec-"), one.patient, image, report, one.source_digest, parts[one.patient], *said)
             for one, image, report in zip(batch, objects[::2], objects[1::2], strict=True)
         ]
         vault.record_many(
@@ -215,8 +224,14 @@ def _event(record: Record, actor: Actor, mentions: int) -> Event:
         patients=(record.patient,),
         objects=(record.id, record.image, record.report),
         activity="ingest",
-        detail={"split": record.split, "numbers_taken_out": mentions},
+        detail={"split": record.split, "numbers_taken_out": mentions, **_said(record)},
     )
+
+
+def _said(record: Record) -> dict[str, str]:
+    """What is known of a record's consent and source."""
+    said = {"consent": record.consent, "expires": record.expires, "source": record.source}
+    return {key: value for key, value in said.items() if value}
 
 
 def _where(pair: Pair) -> str:

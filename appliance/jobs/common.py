@@ -9,10 +9,10 @@ from typing import Any, Literal, TypeVar
 
 from PIL import Image
 
-from appliance.progress import Progress, silent
+from appliance.progress import Progress, aloud, silent
 from audit.actor import Actor
 from audit.datasets import freeze
-from audit.errors import BadInput
+from audit.errors import BadInput, Refused
 from audit.events import Event
 from audit.rows import Model, Record, Run, StoredObject
 from audit.vault import Opened, Vault
@@ -41,6 +41,8 @@ class Desk:
     """Who runs the stage."""
     progress: Progress = silent
     """Told how far the work is."""
+    tell: Callable[[str], None] = aloud
+    """Told what a person should know while it goes on."""
 
 
 def as_config(*parts: Any, **more: Any) -> dict[str, Any]:
@@ -96,7 +98,7 @@ def _there(desk: Desk, kind: str, found: Found | None) -> Found:
 
 
 def training_records(desk: Desk, split: str = "train") -> list[Record]:
-    """The records of a split. Raises BadInput where there is none."""
+    """The records of a split that the policy allows for research. Raises BadInput, Refused where there is none."""
     found = desk.vault.catalogue.records(split)
     if not found:
         raise BadInput(
@@ -104,7 +106,27 @@ def training_records(desk: Desk, split: str = "train") -> list[Record]:
             where=str(desk.vault.home),
             hint="cloche ingest SOURCE",
         )
-    return found
+    return usable(desk, found)
+
+
+def usable(desk: Desk, records: Sequence[Record]) -> list[Record]:
+    """Those of some records that the policy allows for research; how many are left out, by which rule, is told.
+
+    Raises:
+        Refused: it allows none of them, or cannot be read.
+    """
+    ids, left_out = desk.vault.permitted([one.id for one in records], RESEARCH)
+    allowed = set(ids)
+    rules = ", ".join(f"{count} by {rule}" for rule, count in sorted(left_out.items()))
+    if records and not allowed:
+        raise Refused(
+            f"the policy allows none of {len(records)} records for research: {rules}",
+            where="policy.toml",
+            hint="cloche policy show; cloche records lists what each record's consent is",
+        )
+    if left_out:
+        desk.tell(f"the policy leaves out {sum(left_out.values())} of {len(records)} records: {rules}")
+    return [one for one in records if one.id in allowed]
 
 
 def root_of(desk: Desk, records: Sequence[Record]) -> str:

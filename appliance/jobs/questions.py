@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from appliance.jobs.common import RESEARCH, Desk, images_in, latest
+from appliance.jobs.common import RESEARCH, Desk, images_in, latest, usable
 from appliance.jobs.measure import Suite
 from appliance.jobs.synthesise import triplets_of
 from appliance.starter.exams import general_suite
@@ -20,7 +20,7 @@ from train.gguf.verify import Prompt
 
 def sources_of(desk: Desk) -> dict[str, str]:
     """Record of each picture, by the picture's file name in the source, without its ending."""
-    records = desk.vault.catalogue.records()
+    records = usable(desk, desk.vault.catalogue.records())
     with desk.vault.use([r.report for r in records], RESEARCH, desk.actor, "evaluate") as opened:
         return {Path(json.loads(opened.read(r.report))["source"]).stem: r.id for r in records}
 
@@ -51,9 +51,9 @@ def read_questions(desk: Desk, path: Path, sources: dict[str, str] | None = None
             ) from None
         if name not in known:
             raise BadInput(
-                "the question is about a picture that was not ingested",
+                "the question is about a picture that was not ingested, or that the policy does not allow",
                 where=f"{where}, image",
-                hint="cloche ingest SOURCE",
+                hint="cloche ingest SOURCE, or leave the line out",
             )
         if answer not in choices:
             raise BadInput(
