@@ -6,7 +6,7 @@ Migrations are written with sqlite-utils. It takes 0.2 s to import, so only a pr
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,10 @@ def connect(path: Path, migrations: Sequence[Migration]) -> sqlite3.Connection:
         EnvironmentProblem, IntegrityFailure: see `errors.storage`.
     """
     with storage(path):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+        with suppress(FileExistsError):
+            # Only where there is none: closing a file that is there drops every lock that this process has on it, and
+            # with them those of a connection that is open already, under which others would then reset the WAL.
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         connection = sqlite3.connect(path, timeout=60.0, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode = WAL")

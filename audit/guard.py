@@ -32,6 +32,8 @@ LAST = Path("audit", "policy")
 """Digest of the policy that was in force last, with a keyed digest of it, in the home."""
 CHANGERS = ("operator", "officer")
 """Who may put another policy in force."""
+_MOST_RULES = 50
+"""Rules that one event of a refusal names: an entry of the log holds 64 KiB."""
 _HINT = "cloche policy show says what each rule allows, cloche records what each record's consent is"
 
 
@@ -77,6 +79,10 @@ class Guard:
             self._permit(before, actor, activity)
             if actor.role not in CHANGERS:
                 self._refuse(before, Event("note", actor, activity=activity), {"roles.operator": 1}, 0)
+            if self._path.is_dir():
+                raise BadInput(
+                    "a directory stands where the policy belongs", where=str(self._path), hint="move it away"
+                )
             change = {"change": "policy set", "before": before.digest(), "after": found.digest()}
             # Event, then its digest, then the file: a kill in between is told as a change back when it is opened next.
             self._custodian.commit([Event("settings.changed", actor, activity=activity, detail=change)])
@@ -136,8 +142,9 @@ class Guard:
         self, policy: Policy, event: Event, rules: Mapping[str, int], objects: int, records: int = 0
     ) -> NoReturn:
         """Commit the refusal and raise it; it names the rule, and nobody's record."""
-        rule = next(iter(sorted(rules, key=lambda one: (-rules[one], one))))
-        detail = {"rule": rule, "rules": dict(rules), "objects": objects, "records": records, "policy": policy.digest()}
+        most = dict(sorted(rules.items(), key=lambda one: (-one[1], one[0]))[:_MOST_RULES])
+        rule = next(iter(most))
+        detail = {"rule": rule, "rules": most, "objects": objects, "records": records, "policy": policy.digest()}
         self._custodian.commit(
             [
                 Event(

@@ -198,7 +198,7 @@ def check_date(text: str, where: str = "--expires") -> str:
         if not _DATE.fullmatch(text):
             raise ValueError
         date.fromisoformat(text)
-    except ValueError:
+    except (TypeError, ValueError):
         raise BadInput("this is no day such as 2031-12-31", where=where) from None
     return text
 

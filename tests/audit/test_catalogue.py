@@ -1,7 +1,12 @@
 """The catalogue and the lineage in it."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+from audit import catalogue, database
 from audit.actor import Actor
 from audit.catalogue import Catalogue
 from audit.errors import BadInput, IntegrityFailure
@@ -82,6 +87,38 @@ def test_a_damaged_catalogue_is_an_integrity_failure(tmp_path):
     path.write_bytes(b"no database" * 1000)
     with pytest.raises(IntegrityFailure, match="damaged"):
         Catalogue(path)
+
+
+def test_opening_it_twice_in_one_process_does_not_let_another_process_pull_it_away(tmp_path):
+    path = tmp_path / "catalogue.sqlite"
+    first, second = Catalogue(path), Catalogue(path)
+    first.start_run("train", {})
+    code = "import sys; from pathlib import Path; from audit.catalogue import Catalogue\n"
+    code += "made = Catalogue(Path(sys.argv[1])); made.start_run('synth', {}); made.close()"
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True, cwd=Path.cwd())
+    first.start_run("align", {})
+    assert [run.kind for run in second.runs()] == ["train", "synth", "align"]
+
+
+def test_many_objects_come_in_the_order_of_their_ids(vault):
+    ids = vault.put_many([NewObject("report", b"r") for _ in range(3)], actor=ACTOR)
+    asked = [ids[2], ids[0], ids[2], ids[1]]
+    assert [one.id for one in vault.catalogue.objects_named(asked)] == [ids[2], ids[0], ids[1]]
+    assert vault.catalogue.objects_named([]) == []
+    for hostile in ("none", "\x00", "../" * 100, "🙂" * 1000, "'; DROP TABLE objects"):
+        with pytest.raises(BadInput, match="no such object"):
+            vault.catalogue.objects_named([ids[0], hostile])
+
+
+def test_a_catalogue_of_the_first_version_gets_consent_and_links(tmp_path):
+    path = tmp_path / "catalogue.sqlite"
+    connection = database.connect(path, catalogue._MIGRATIONS[:1])
+    connection.execute("INSERT INTO records VALUES ('rec-1', 'P-A', 'i', 'r', 'd', 'train', '2030-01-01')")
+    connection.close()
+    opened = Catalogue(path)
+    assert opened.record("rec-1") == Record("rec-1", "P-A", "i", "r", "d", "train", "2030-01-01")
+    assert opened.record("rec-1").consent == "" and opened.identities("P-A") == ("P-A",)
+    opened.close()
 
 
 def names(node):

@@ -262,7 +262,11 @@ def test_a_policy_that_cannot_be_read_forbids_everything_but_a_better_one(both, 
         assert "policy" in str(told.value) and isinstance(told.value, BadInput | Refused)
     assert len(events(both, people, "access.refused")) == 4
     with RemoteVault.open(both.home, PASSPHRASE) as again:  # it opens, so that it can be mended
-        if how != "directory":
+        if how == "directory":
+            with pytest.raises(BadInput, match="directory"):
+                again.set_policy(b"", OPERATOR)
+            assert not events(both, people, "settings.changed")
+        else:
             assert again.set_policy(b"", OPERATOR)["where"] == "policy.toml"
             assert use(both, [record.image]) == [SECRET]
 
