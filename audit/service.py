@@ -34,6 +34,8 @@ CALLS = {
 CEREMONIES = {
     "add_recipient", "challenge", "change_passphrase", "drilled", "record_drill", "retire_recipient", "rotate_key",
 }  # fmt: skip
+MARKS = {"fingerprint", "manifest"}
+"""What a client may have keyed digests for."""
 _PR_SET_DUMPABLE = 4
 _LISTENERS = 16
 
@@ -190,6 +192,8 @@ class Attendant:
         return self._vault.pseudonym(hospital_number)
 
     def _mark(self, label: str, data: bytes) -> bytes:
+        if label not in MARKS:
+            raise Refused("this mark is the vault's own: it is what tells its files from forged ones", where=label[:40])
         return self._vault.mark(label, data)
 
 

@@ -89,6 +89,13 @@ def test_errors_come_back_as_what_they_are(vault, remote):
     assert remote.record(Event("note", ME)) > 0  # and the connection goes on
 
 
+def test_the_vaults_own_marks_are_not_given_out(vault, remote):
+    assert remote.mark("fingerprint", b"x") == vault.mark("fingerprint", b"x")
+    for label in ("policy", "drills", "pseudonym", "", "fingerprint\x00", "🙂" * 1000):
+        with pytest.raises(Refused, match="vault's own"):
+            remote.mark(label, b"x")
+
+
 def test_nobody_can_act_as_somebody_else(vault, remote):
     eve = Actor("eve", "steward")
     name = remote.put("report", b"x", actor=ME)
