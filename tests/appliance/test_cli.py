@@ -102,6 +102,8 @@ def understand(words: list[str]) -> None:
     context = click.Context(front.cli, info_name="cloche", obj=Settings())
     while isinstance(command, click.Group):
         rest = command.make_parser(context).parse_args(list(words))[1]
+        if not rest and command.invoke_without_command:  # a list, where nothing more is said
+            return
         name, command, words = command.resolve_command(context, rest)
         assert command is not None
         context = click.Context(command, info_name=name, parent=context)

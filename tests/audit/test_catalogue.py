@@ -94,10 +94,17 @@ def test_opening_it_twice_in_one_process_does_not_let_another_process_pull_it_aw
     first, second = Catalogue(path), Catalogue(path)
     first.start_run("train", {})
     code = "import sys; from pathlib import Path; from audit.catalogue import Catalogue\n"
-    code += "made = Catalogue(Path(sys.argv[1])); made.start_run('synth', {}); made.close()"
-    subprocess.run([sys.executable, "-c", code, str(path)], check=True, cwd=Path.cwd())
+    code += "made = Catalogue(Path(sys.argv[1])); made.start_run(sys.argv[2], {})\n"
+    code += "print(*[run.kind for run in made.runs()]); made.close()"
+
+    def elsewhere(kind):
+        words = [sys.executable, "-c", code, str(path), kind]
+        return subprocess.run(words, check=True, cwd=Path.cwd(), capture_output=True, text=True).stdout.split()
+
+    assert elsewhere("synth") == ["train", "synth"]
     first.start_run("align", {})
-    assert [run.kind for run in second.runs()] == ["train", "synth", "align"]
+    assert elsewhere("export") == ["train", "synth", "align", "export"]
+    assert [run.kind for run in second.runs()] == ["train", "synth", "align", "export"]
 
 
 def test_many_objects_come_in_the_order_of_their_ids(vault):
