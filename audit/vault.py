@@ -315,6 +315,7 @@ class Vault:
         """Take in a witness's visit; its readings become events of who read. See `witnessed.import_visit`."""
         from audit.witnessed import import_visit
 
+        self.guard.permit(actor, "import")
         return import_visit(self, data, actor, new_witness=new_witness)
 
     def checkpoint(self) -> bytes:
