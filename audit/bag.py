@@ -15,13 +15,14 @@ from typing import Any, Self
 
 from audit import keys
 from audit.checkpoint import Signer
+from audit.erasures import Forgetting
 from audit.errors import IntegrityFailure
 from audit.files import replace_file
 from audit.keys import COST, Cost, Recipient, Wrapping
 
 KEY_FILE = "vault.key"
 """Name inside home/keys."""
-RECIPIENTS, LOG_KEY, ORIGIN = "recipients", "log key", "origin"
+RECIPIENTS, LOG_KEY, ORIGIN, FORGET = "recipients", "log key", "origin", "forget"
 """What an intent is about."""
 _KIND = "cloche vault key"
 _CONTEXT = b"cloche/vault/v1/keys\x00"
@@ -32,15 +33,17 @@ class Intent:
     """A change of keys that was begun."""
 
     about: str
-    """``recipients``, ``log key`` or ``origin``."""
+    """``recipients``, ``log key``, ``origin`` or ``forget``."""
     size: int = 0
-    """Entries of the log before it; the event of a change of recipients stands after them."""
+    """Entries of the log before it; the event of a change of recipients, or of a forgetting, stands after them."""
     recipients: tuple[Recipient, ...] = ()
     """The new list, where it is about recipients."""
     log_key: bytes = b""
     """The new private key, where it is about the log's key."""
     kept_as: str = ""
     """Under which name the old log is kept, where it is about a new origin; that one is decided already."""
+    forgetting: Forgetting | None = None
+    """What is to go, where a patient is forgotten."""
 
     def __repr__(self) -> str:  # a private key must not reach a traceback or a log
         return f"Intent({self.about})"
@@ -95,6 +98,7 @@ class Bag:
                 "recipients": [recipient.to_dict() for recipient in self.intent.recipients],
                 "log": _b64(self.intent.log_key),
                 "kept_as": self.intent.kept_as,
+                "forgetting": self.intent.forgetting.to_dict() if self.intent.forgetting else None,
             }
         return json.dumps(found).encode()
 
@@ -105,7 +109,9 @@ class Bag:
         begun, intent = found.get("intent"), None
         if begun is not None:
             people = tuple(Recipient.from_dict(one, where) for one in begun["recipients"])
-            intent = Intent(begun["about"], begun["size"], people, _unb64(begun["log"]), begun["kept_as"])
+            going = begun.get("forgetting")
+            forgetting = Forgetting.from_dict(going) if going else None
+            intent = Intent(begun["about"], begun["size"], people, _unb64(begun["log"]), begun["kept_as"], forgetting)
         return cls(
             _unb64(found["vault"]),
             _unb64(found["names"]),
@@ -145,9 +151,13 @@ class BagFile:
         secret, wrapping = Wrapping.open(found, passphrase, _CONTEXT, str(path))
         return cls(path, Bag.decode(secret, str(path)), wrapping)
 
-    def write(self, bag: Bag) -> None:
-        """Put another bag in the place of this one, whole and durable. Raises EnvironmentProblem."""
-        replace_file(self.path, self._sealed(bag, self._wrapping), mode=0o600)
+    def write(self, bag: Bag, *, wipe: bool = False) -> None:
+        """Put another bag in the place of this one, whole and durable; `wipe` overwrites the old one's file, too.
+
+        Raises:
+            EnvironmentProblem: the disk refuses.
+        """
+        replace_file(self.path, self._sealed(bag, self._wrapping), mode=0o600, wipe=wipe)
         self.bag = bag
 
     def change_passphrase(self, new: bytes, cost: Cost) -> None:

@@ -13,7 +13,7 @@ from audit.manifest import from_bytes, root_of
 _MANIFESTS = "CREATE TABLE IF NOT EXISTS manifests (root BLOB PRIMARY KEY, leaves BLOB NOT NULL) STRICT, WITHOUT ROWID"
 
 
-def carry(log_path: Path, out: Path, manifests: Iterable[bytes] = ()) -> None:
+def carry(log_path: Path, out: Path, manifests: Iterable[bytes] = (), erasures: bytes = b"") -> None:
     """Write the log as it stands, with its checkpoints, to one file that needs no -wal beside it.
 
     It appears whole or not at all, mode 0600; a writer may go on meanwhile.
@@ -22,6 +22,7 @@ def carry(log_path: Path, out: Path, manifests: Iterable[bytes] = ()) -> None:
         log_path: the log's database.
         out: a file that does not exist yet.
         manifests: leaf lists of data sets (`manifest.to_bytes`), so that presence and absence can be proved from it.
+        erasures: the erasure list (`audit/erasures`), if anybody was forgotten.
 
     Raises:
         Refused: `out` exists.
@@ -37,14 +38,15 @@ def carry(log_path: Path, out: Path, manifests: Iterable[bytes] = ()) -> None:
         with storage(out):
             made.unlink(missing_ok=True)
             os.close(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))  # VACUUM fills an empty file
-            _copy(log_path, made)
-            _add(made, manifests)
+            copy_log(log_path, made)
+            _add(made, manifests, erasures)
             _publish(made, out)
     finally:
         made.unlink(missing_ok=True)
 
 
-def _copy(log_path: Path, made: Path) -> None:
+def copy_log(log_path: Path, made: Path) -> None:
+    """Write the log as it stands to a file that needs no -wal; a writer may go on meanwhile. Raises sqlite3.Error."""
     connection = store.reader(log_path)
     try:
         connection.execute("COMMIT")  # VACUUM takes a snapshot of its own
@@ -53,13 +55,16 @@ def _copy(log_path: Path, made: Path) -> None:
         connection.close()
 
 
-def _add(made: Path, manifests: Iterable[bytes]) -> None:
+def _add(made: Path, manifests: Iterable[bytes], erasures: bytes) -> None:
     connection = sqlite3.connect(made, isolation_level=None)
     try:
         connection.execute("PRAGMA journal_mode = OFF")  # the file has no name yet: nothing can be half-written
         connection.execute("BEGIN")
         connection.execute(_MANIFESTS)
         rows = ((root_of(from_bytes(leaves)), leaves) for leaves in manifests)
+        if erasures:
+            connection.execute("CREATE TABLE erasures (id INTEGER PRIMARY KEY, note BLOB NOT NULL) STRICT")
+            connection.execute("INSERT INTO erasures VALUES (0, ?)", (erasures,))
         connection.executemany("INSERT OR IGNORE INTO manifests VALUES (?, ?)", rows)
         connection.execute("COMMIT")
     finally:

@@ -113,6 +113,21 @@ class Catalogue:
         query += " AND (?2 IS NULL OR patient = ?2)"
         return [_stored(row) for row in self._rows(query + " ORDER BY rowid", kind, patient)]
 
+    def holds(self, object_id: str) -> bool:
+        """Whether an object is there: its row, and not marked deleted."""
+        return bool(self._rows("SELECT 1 FROM objects WHERE id = ? AND deleted = ''", object_id))
+
+    def all_of(self, patient: str) -> list[str]:
+        """Ids of all objects of a patient's, deleted ones too."""
+        return [row["id"] for row in self._rows("SELECT id FROM objects WHERE patient = ?", patient)]
+
+    def relatives(self, object_ids: Iterable[str], *, up: bool = False) -> set[str]:
+        """Ids of all that was made from objects, or of all they were made from, they themselves included."""
+        near, far = ("child", "parent") if up else ("parent", "child")
+        query = "WITH RECURSIVE met(id) AS (SELECT value FROM json_each(?) UNION "
+        query += f"SELECT {far} FROM parents JOIN met ON {near} = met.id) SELECT id FROM met"  # noqa: S608 ours
+        return {row["id"] for row in self._rows(query, json.dumps(list(object_ids)))}
+
     def latest_object(self, kind: str) -> StoredObject | None:
         """The newest object of a kind that is there."""
         query = "SELECT * FROM objects WHERE kind = ? AND deleted = '' ORDER BY rowid DESC LIMIT 1"
@@ -152,8 +167,9 @@ class Catalogue:
         return Record(**rows[0])
 
     def records(self, split: str | None = None, patient: str | None = None) -> list[Record]:
-        """Records, oldest first; of one split or one patient where named."""
+        """Records whose data is there, oldest first; of one split or one patient where named."""
         query = "SELECT * FROM records WHERE (?1 IS NULL OR split = ?1) AND (?2 IS NULL OR patient = ?2)"
+        query += " AND NOT EXISTS (SELECT 1 FROM objects WHERE objects.id = records.image AND deleted != '')"
         return [Record(**row) for row in self._rows(query + " ORDER BY rowid", split, patient)]
 
     def record_of_source(self, source_digest: str) -> Record | None:
@@ -191,6 +207,12 @@ class Catalogue:
                 (state, now(), _json(result), run_id),
             )
             return self.run(run_id)
+
+    def set_state(self, run_id: str, state: str) -> None:
+        """Change a run's state; times and figures stay. Raises BadInput where there is none."""
+        with self.transaction():
+            self.run(run_id)
+            self._connection.execute("UPDATE runs SET state = ? WHERE id = ?", (state, run_id))
 
     def run(self, run_id: str) -> Run:
         """One run. Raises BadInput where there is none."""
@@ -256,8 +278,8 @@ class Catalogue:
         return [_model(row) for row in self._rows(query, kind)]
 
     def latest_model(self, kind: str) -> Model | None:
-        """The newest model of a kind."""
-        return next(reversed(self.models(kind)), None)
+        """The newest model of a kind that was not retired."""
+        return next((one for one in reversed(self.models(kind)) if one.note.get("state") != "retired"), None)
 
     def find(self, name: str) -> tuple[str, str]:
         """Table and id of what a full id, or a beginning of 4 signs or more, names among objects, records and models.

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from audit import drill
 from audit.actor import Actor
-from audit.bag import LOG_KEY, RECIPIENTS, BagFile, Intent
+from audit.bag import FORGET, LOG_KEY, RECIPIENTS, BagFile, Intent
 from audit.checkpoint import Checkpoint, Signer
+from audit.erasures import Forgetting
 from audit.errors import BadInput, Refused
 from audit.events import Event
 from audit.hold import Hold
@@ -65,7 +66,7 @@ class Ceremonies:
 
     def rotate_key(self, actor: Actor) -> tuple[str, str]:
         """Hand the log over to a fresh key of its own; the old and the new public key, as lines. Raises Refused."""
-        self._require_alone()
+        self.require_alone()
         old, new = self._log.key, Signer.generate(self._log.key.name)
         before, after = (sha256(key.to_text().encode()).hexdigest() for key in (old, new.key))
         detail = {"change": "log key handed over", "before": before, "after": after}
@@ -75,11 +76,18 @@ class Ceremonies:
 
     def change_passphrase(self, new: bytes, actor: Actor, cost: Cost = COST) -> None:
         """Seal the keys under another passphrase, once that is in the log. Raises Refused, EnvironmentProblem."""
-        self._require_alone()
+        self.require_alone()
         if not new:
             raise Refused("the passphrase is empty", hint="type the same command and give one")
         self._log.append(Event("keys.changed", actor, activity="passphrase", detail={"change": "passphrase changed"}))
         self._file.change_passphrase(new, cost)
+
+    def forget(self, wanted: Forgetting, events: Sequence[Event]) -> int:
+        """Commit the events of a forgetting, and do it; see `Custodian.forget`, which alone may call this."""
+        self.require_alone()
+        size = Checkpoint.from_body(self._log.checkpoint().partition(b"\n\n")[0]).size
+        intent = Intent(FORGET, size, forgetting=wanted)
+        return self._change(intent, lambda: self._log.append_many(events)[0])
 
     def challenge(self, at: str) -> bytes:
         """A fresh challenge to every recipient, as a file; `at` is the time, UTC. See `drill`."""
@@ -118,7 +126,7 @@ class Ceremonies:
         return drill.Book(self._home / "audit" / drill.BOOK_FILE, lambda data: self._file.bag.mark("drills", data))
 
     def _change_recipients(self, change: str, who: Recipient, after: tuple[Recipient, ...], actor: Actor) -> int:
-        self._require_alone()
+        self.require_alone()
         check_recipients(after)
         detail = {
             "change": change,
@@ -135,7 +143,7 @@ class Ceremonies:
     def _change(self, intent: Intent, commit: Callable[[], int]) -> int:
         """Put an intent into the bag, let the log decide, and settle. An exception closes the custodian."""
         try:
-            self._file.write(replace(self._file.bag, intent=intent))
+            self._file.write(replace(self._file.bag, intent=intent), wipe=intent.about == FORGET)
             sequence = commit()
             settle(self._home, self._file)
         except BaseException:
@@ -145,7 +153,8 @@ class Ceremonies:
             raise
         return sequence
 
-    def _require_alone(self) -> None:
+    def require_alone(self) -> None:
+        """Raises Refused unless no other process has the keys open."""
         if not self._hold.alone:
             raise Hold.refusal()
 

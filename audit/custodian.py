@@ -11,41 +11,31 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from audit import database
 from audit.bag import Bag, BagFile
 from audit.ceremonies import Ceremonies
 from audit.checkpoint import Signer, VerifierKey
+from audit.erasures import FILE as ERASURES
+from audit.erasures import MARK, Erasure, Erasures, Forgetting
 from audit.errors import BadInput, EnvironmentProblem, IntegrityFailure, Refused, storage
 from audit.events import Event
+from audit.files import replace_file
 from audit.hold import Hold
 from audit.home import HIGH_WATER, LOG
 from audit.keys import COST, Cost, Recipient
 from audit.log import Log
+from audit.patientkeys import MIGRATIONS, PATIENTS_FILE, key_name, open_key, seal_key
 from audit.rotation import new_origin
 from audit.rows import StoredObject
 from audit.sealing import check_recipients
 from audit.settle import RECIPIENT_FILES, publish, settle, sweep
 from audit.store import BUSY_S
 
-if TYPE_CHECKING:
-    from sqlite_utils import Database
-
-BLOB_VERSION = 1
-"""Version of an object's format and key derivation."""
-PATIENTS_FILE = "patients.sqlite"
-"""Name inside home/keys."""
-_PATIENT = b"cloche/vault/v1/patient\x00"
+BLOB_VERSION = 2
+"""Version of an object's format and key derivation: with 2, a shared object has a key of its own."""
 _BLOB = b"cloche/vault/v1/blob\x00"
-
-
-def _first(tables: "Database") -> None:
-    """Wrapped keys by patient."""
-    tables.table("patients").create({"patient": str, "wrapped": bytes}, pk="patient", not_null=["patient", "wrapped"])
-
-
-_MIGRATIONS = (_first,)
 
 
 @dataclass(frozen=True)
@@ -68,8 +58,8 @@ class Custodian:
     def __init__(self, home: Path, file: BagFile, hold: Hold) -> None:
         """Take the unwrapped keys into memory and open the log; see `create` and `open`."""
         self._file, self._hold = file, hold
-        self._patients = database.connect(home / "keys" / PATIENTS_FILE, _MIGRATIONS)
-        self._patients_path = home / "keys" / PATIENTS_FILE
+        self._home, self._patients_path = home, home / "keys" / PATIENTS_FILE
+        self._patients = database.connect(self._patients_path, MIGRATIONS)
         self._unwrapped: dict[str, bytes] = {}
         try:
             self._log = Log(home / LOG, file.bag.signer(), file.bag.recipients, home / HIGH_WATER)
@@ -212,32 +202,66 @@ class Custodian:
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
         info = _BLOB + stored.id.encode() + stored.version.to_bytes(4, "big")
-        return HKDF(SHA256(), 32, salt=stored.salt, info=info).derive(self._patient_key(stored.patient, make))
+        name = key_name(stored.patient, stored.id, stored.version)
+        return HKDF(SHA256(), 32, salt=stored.salt, info=info).derive(self._patient_key(name, make))
 
-    def _patient_key(self, patient: str, make: bool) -> bytes:
-        """A patient's key, 32 bytes; made and stored, durably, before anything is sealed under it."""
-        from cryptography.exceptions import InvalidTag
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-        if patient in self._unwrapped:
-            return self._unwrapped[patient]
-        context, cipher = _PATIENT + patient.encode(), AESGCM(self._file.bag.vault_key)
-        if make:
-            nonce = secrets.token_bytes(12)
-            fresh = nonce + cipher.encrypt(nonce, secrets.token_bytes(32), context)
+    def _patient_key(self, name: str, make: bool) -> bytes:
+        """A key of `patientkeys`, 32 bytes; made and stored, durably, before anything is sealed under it."""
+        if name in self._unwrapped:
+            return self._unwrapped[name]
+        row = self._wrapped(name)
+        if row is None and make:
+            self._refuse_forgotten(name)
+            fresh = seal_key(self._file.bag.vault_key, name, secrets.token_bytes(32))
             with storage(self._patients_path):
                 # Another process may have been first: whichever row stands is the key.
-                self._patients.execute("INSERT OR IGNORE INTO patients VALUES (?, ?)", (patient, fresh))
-        with storage(self._patients_path):
-            row = self._patients.execute("SELECT wrapped FROM patients WHERE patient = ?", (patient,)).fetchone()
-        try:
-            wrapped = bytes(row["wrapped"])
-            key = cipher.decrypt(wrapped[:12], wrapped[12:], context)
-        except (TypeError, ValueError, InvalidTag) as error:
+                self._patients.execute("INSERT OR IGNORE INTO patients VALUES (?, ?)", (name, fresh))
+            row = self._wrapped(name)
+        key = None if row is None else open_key(self._file.bag.vault_key, name, row)
+        if key is None:
             raise IntegrityFailure(
                 "a patient's key is gone or was changed",
                 where=str(self._patients_path),
                 hint="restore the last backup beside it",
-            ) from error
-        self._unwrapped[patient] = key
+            )
+        self._unwrapped[name] = key
         return key
+
+    def _wrapped(self, name: str) -> bytes | None:
+        with storage(self._patients_path):
+            row = self._patients.execute("SELECT wrapped FROM patients WHERE patient = ?", (name,)).fetchone()
+        return None if row is None else bytes(row["wrapped"])
+
+    def _refuse_forgotten(self, name: str) -> None:
+        """A forgotten patient gets no new key: what came in would be gone with the next restore."""
+        erased = Erasures.load(self._home).of(self.mark(MARK, name.encode()))
+        if erased is not None:
+            raise Refused(
+                f"this patient was forgotten at {erased.at}: nothing of theirs is taken in again",
+                where=name,
+                hint="leave the patient's lines out of the source",
+            )
+
+    def keep_erasures(self, erasures: tuple[Erasure, ...]) -> None:
+        """Put a list that a restore has joined in the place of the one there is, signed. Raises EnvironmentProblem."""
+        made = Erasures(erasures, self._log.checkpoint(), self._log.key)
+        replace_file(self._home / ERASURES, made.sign(self._file.bag.signer()), mode=0o640)
+
+    @staticmethod
+    def new_vault_key() -> bytes:
+        """A fresh key to wrap the others by, 32 bytes."""
+        return secrets.token_bytes(32)
+
+    def forget(self, wanted: Forgetting, events: Sequence[Event]) -> int:
+        """Commit the events of a forgetting, destroy its keys and objects; the first event's sequence.
+
+        Raises:
+            Refused: the keys are not held alone.
+            EnvironmentProblem: the disk refuses; who opens the appliance next finishes it, or takes it back.
+        """
+        self.ceremonies.require_alone()
+        self._unwrapped.clear()
+        self._patients.close()  # its file is replaced; a failure closes everything
+        sequence = self.ceremonies.forget(wanted, events)
+        self._patients = database.connect(self._patients_path, MIGRATIONS)
+        return sequence

@@ -1,17 +1,20 @@
 """Data sets frozen: their leaf lists kept in the vault, so that presence and absence can be proved long afterwards."""
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from audit import manifest
 from audit.actor import Actor
 from audit.events import Event
-from audit.vault import Vault
+
+if TYPE_CHECKING:
+    from audit.vault import Vault
 
 LEAVES = "leaves"
 """Kind of the object that holds a manifest's leaf list; its note names the root."""
 
 
-def freeze(vault: Vault, object_ids: Iterable[str], *, actor: Actor, activity: str) -> bytes:
+def freeze(vault: "Vault", object_ids: Iterable[str], *, actor: Actor, activity: str) -> bytes:
     """Root of the data set of these objects, 32 bytes; its leaf list is kept and its root logged, once.
 
     Raises:
@@ -26,7 +29,7 @@ def freeze(vault: Vault, object_ids: Iterable[str], *, actor: Actor, activity: s
     return root
 
 
-def leaf_lists(vault: Vault, *, actor: Actor, activity: str) -> Iterator[bytes]:
+def leaf_lists(vault: "Vault", *, actor: Actor, activity: str) -> Iterator[bytes]:
     """The leaf lists of all frozen data sets; their use is logged first. Raises as `Vault.use`."""
     kept = [stored.id for stored in vault.catalogue.objects(LEAVES)]
     if kept:

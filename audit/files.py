@@ -7,8 +7,11 @@ from pathlib import Path
 from audit.errors import storage
 
 
-def replace_file(path: Path, data: bytes, mode: int) -> None:
+def replace_file(path: Path, data: bytes, mode: int, *, wipe: bool = False) -> None:
     """Put `data` in the place of a file, or make it, durably: a file beside it is written, flushed and renamed.
+
+    With `wipe`, what stood there before is overwritten after it has lost its name: a best effort, as neither every
+    disk nor every file system writes where it wrote before.
 
     Raises:
         EnvironmentProblem: the disk refuses; the old content stands.
@@ -20,6 +23,7 @@ def replace_file(path: Path, data: bytes, mode: int) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            old = os.open(path, os.O_RDWR) if wipe and path.exists() else -1
             os.replace(made, path)
         except BaseException:
             made.unlink(missing_ok=True)
@@ -29,3 +33,14 @@ def replace_file(path: Path, data: bytes, mode: int) -> None:
             os.fsync(directory)  # the name, too
         finally:
             os.close(directory)
+        if old >= 0:
+            wipe_and_close(old)
+
+
+def wipe_and_close(handle: int) -> None:
+    """Overwrite a file that has lost its name, as far as disk and file system let anybody."""
+    try:
+        os.pwrite(handle, b"\x00" * os.fstat(handle).st_size, 0)
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -22,6 +22,8 @@ class Handout:
     """Notes of the key's rotations, in order."""
     predecessor: bytes
     """The note about the log that this one goes on from; empty if none."""
+    erasures: bytes = b""
+    """The erasure list in a carried copy; empty if none."""
 
 
 def prepare(log_path: Path, since: int, note: bytes = b"") -> Handout:
@@ -57,4 +59,5 @@ def _prepare(connection: sqlite3.Connection, since: int, note: bytes) -> Handout
         )
     hashes = tree.consistency(since, checkpoint.size) if since <= checkpoint.size else []
     proof = ConsistencyProof(since, tuple(hashes), note)
-    return Handout(checkpoint, proof, tuple(store.rotations(connection)), store.predecessor(connection))
+    rotations, before = tuple(store.rotations(connection)), store.predecessor(connection)
+    return Handout(checkpoint, proof, rotations, before, store.erasures(connection))

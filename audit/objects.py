@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from audit import stream
 from audit.errors import BadInput, EnvironmentProblem, IntegrityFailure, storage
+from audit.home import flush
 from audit.rows import Data
 
 READ_BYTES = 1 << 20
@@ -106,12 +107,19 @@ class ObjectStore:
         for path in (self._incoming / object_id, self._final(object_id)):
             path.unlink(missing_ok=True)
 
+    def settled(self) -> None:
+        """Make what was removed stay removed, after a power loss, too. Raises EnvironmentProblem."""
+        with storage(self._objects):
+            for path in (self._incoming, self._objects, *self._objects.iterdir()):
+                flush(path)
+
     def chunks(self, object_id: str, key: bytes) -> Iterator[bytes]:
         """The plaintext of an object, chunk by chunk. Raises IntegrityFailure where it is gone or was changed."""
-        with self._open(object_id) as file:
+        with self.open(object_id) as file:
             yield from stream.open_chunks(key, file, where=file.name)
 
-    def _open(self, object_id: str) -> BinaryIO:
+    def open(self, object_id: str) -> BinaryIO:
+        """An object's file, sealed as it is. Raises IntegrityFailure where it is gone, EnvironmentProblem."""
         path = self._final(object_id)
         for candidate in (path, self._incoming / object_id, path):  # it may be renamed between two looks
             try:

@@ -25,6 +25,7 @@ from audit.ceremonies import Ceremonies
 from audit.checkpoint import VerifierKey
 from audit.errors import EnvironmentProblem, Refused
 from audit.events import Event
+from audit.forgetting import Forgotten, Plan
 from audit.home import CATALOGUE, check
 from audit.keys import Recipient
 from audit.objects import pieces
@@ -186,7 +187,10 @@ class RemoteVault(Vault):
             self._channel.ask("end", use=use)
 
     def _chunks(self, use: int, object_id: str) -> Iterator[bytes]:
-        reading, chunk = self._channel.read("read", use=use, object_id=object_id)
+        yield from self._pieces("read", use=use, object_id=object_id)
+
+    def _pieces(self, call: str, **arguments: Any) -> Iterator[bytes]:
+        reading, chunk = self._channel.read(call, **arguments)
         while reading is not None:
             yield chunk
             reading, chunk = self._channel.read("more", reading=reading)
@@ -216,6 +220,19 @@ class RemoteVault(Vault):
     def link(self, one: str, other: str, actor: Actor, *, undo: bool = False) -> tuple[str, ...]:
         """See `Vault.link`."""
         return tuple(self._channel.ask("link", one=one, other=other, actor=actor, undo=undo))
+
+    def backup(self, actor: Actor, to: str) -> Iterator[bytes]:
+        """See `Vault.backup`."""
+        return self._pieces("backup", actor=actor, to=to)
+
+    def plan_forgetting(self, patient: str, actor: Actor) -> Plan:
+        """See `Vault.plan_forgetting`."""
+        return cast(Plan, self._channel.ask("plan_forgetting", patient=patient, actor=actor))
+
+    def forget(self, patient: str, actor: Actor, *, keep_models: str = "") -> Forgotten:
+        """See `Vault.forget`."""
+        asked = {"patient": patient, "actor": actor, "keep_models": keep_models}
+        return cast(Forgotten, self._channel.ask("forget", **asked))
 
     # -- log and names
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from audit import highwater, store
 from audit.actor import Actor
-from audit.bag import ORIGIN, Bag, BagFile, Intent
+from audit.bag import FORGET, ORIGIN, Bag, BagFile, Intent
 from audit.checkpoint import Checkpoint, Signer, VerifierKey
 from audit.errors import BadInput, ClocheError, IntegrityFailure, Refused, storage
 from audit.events import Event
@@ -25,7 +25,7 @@ from audit.log import Log
 from audit.merkle import Frontier
 from audit.proofs import Tree
 from audit.rotation import REASONS, KeyChain, Predecessor, new_origin
-from audit.settle import NEXT, OLD, kept_files, settle, sweep
+from audit.settle import NEXT, OLD, forgotten, kept_files, settle, sweep
 from audit.verify import verify
 
 _PREFIX = "cloche/log/"
@@ -147,7 +147,10 @@ def _settle_or_take_back(home: Path, file: BagFile) -> None:
     try:
         settle(home, file)
     except IntegrityFailure:
-        file.write(replace(file.bag, intent=None))
+        begun = file.bag.intent
+        forgetting = begun is not None and begun.about == FORGET
+        # Whether the event of a forgetting came to be cannot be told any more: a patient must not come back by that.
+        file.write(forgotten(home, file.bag) if forgetting else replace(file.bag, intent=None), wipe=forgetting)
 
 
 def _make(path: Path, signer: Signer, bag: Bag, before: Predecessor, found: Remains, actor: Actor) -> None:

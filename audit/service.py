@@ -22,13 +22,15 @@ from audit import wire
 from audit.actor import Actor, name_of
 from audit.errors import BadInput, EnvironmentProblem, Refused
 from audit.events import Event
+from audit.forgetting import Forgotten, Plan
 from audit.home import share
 from audit.rows import NewObject, StoredObject
 from audit.vault import Opened, Vault
 
 CALLS = {
-    "checkpoint", "commit", "delete", "discard", "end", "import_visit", "keep", "link", "log_key", "mark", "more",
-    "open", "permitted", "policy", "pseudonym", "read", "recipients", "seal", "set_consent", "set_policy",
+    "backup", "checkpoint", "commit", "delete", "discard", "end", "forget", "import_visit", "keep", "link", "log_key",
+    "mark", "more", "open", "permitted", "plan_forgetting", "policy", "pseudonym", "read", "recipients", "seal",
+    "set_consent", "set_policy",
 }  # fmt: skip
 """What a client may ask for, beside the ceremonies."""
 CEREMONIES = {
@@ -178,6 +180,20 @@ class Attendant:
     def _link(self, one: str, other: str, actor: Actor, undo: bool) -> list[str]:
         self._check(actor)
         return list(self._vault.link(one, other, actor, undo=undo))
+
+    def _backup(self, actor: Actor, to: str) -> tuple[dict[str, Any], bytes]:
+        self._check(actor)
+        self._count += 1
+        self._readings[self._count] = self._vault.backup(actor, to)
+        return self._more(self._count)
+
+    def _plan_forgetting(self, patient: str, actor: Actor) -> Plan:
+        self._check(actor)
+        return self._vault.plan_forgetting(patient, actor)
+
+    def _forget(self, patient: str, actor: Actor, keep_models: str) -> Forgotten:
+        self._check(actor)
+        return self._vault.forget(patient, actor, keep_models=keep_models)
 
     def _checkpoint(self) -> bytes:
         return self._vault.checkpoint()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from audit import store
-from audit.bag import LOG_KEY, ORIGIN, Bag, BagFile
+from audit.bag import FORGET, LOG_KEY, ORIGIN, Bag, BagFile
 from audit.entry import KEYS, Header
 from audit.errors import IntegrityFailure, storage
 from audit.files import replace_file
@@ -33,6 +33,9 @@ def settle(home: Path, file: BagFile) -> None:
     settled = replace(bag, intent=None)
     if intent.about == ORIGIN:
         _move(home, intent.kept_as)
+    elif intent.about == FORGET:
+        if _came_to_pass(home / LOG, bag):
+            settled = forgotten(home, bag)
     elif _came_to_pass(home / LOG, bag):
         settled = replace(
             settled,
@@ -40,7 +43,17 @@ def settle(home: Path, file: BagFile) -> None:
             recipients=bag.recipients if intent.about == LOG_KEY else intent.recipients,
         )
     publish(home, settled)
-    file.write(settled)
+    file.write(settled, wipe=intent.about == FORGET)
+
+
+def forgotten(home: Path, bag: Bag) -> Bag:
+    """Do what the forgetting in the bag's intent says; the bag without it, with the new vault key."""
+    from audit.erasing import erase
+
+    assert bag.intent is not None and bag.intent.forgetting is not None  # noqa: S101 asked by settle only
+    sweep(home)  # the half of a bag that a killed process has left holds the old vault key
+    erase(home, bag, bag.intent.forgetting, bag.intent.size)
+    return replace(bag, vault_key=bag.intent.forgetting.vault_key, intent=None)
 
 
 def publish(home: Path, bag: Bag) -> None:
@@ -60,7 +73,7 @@ def sweep(home: Path) -> None:
     """Delete the halves of files that killed processes have left; the caller holds the keys alone."""
     with storage(home):
         for directory in (home / "keys", home / RECIPIENT_FILES, home / "audit", home / OLD):
-            for path in directory.glob(".*.new"):
+            for path in directory.glob(".*.new*"):  # and what SQLite has put beside it
                 path.unlink()
 
 
@@ -81,6 +94,10 @@ def _came_to_pass(log: Path, bag: Bag) -> bool:
             if heir is not None:
                 return any(Rotation.open(note).new == heir.key for note in store.rotations(connection))
             # Nobody else was writing: the event is the entry after those that were there, or an opening before it.
+            if bag.intent.about == FORGET:  # its events are one commit
+                return bool(
+                    connection.execute("SELECT 1 FROM entries WHERE sequence >= ?", (bag.intent.size,)).fetchone()
+                )
             query = "SELECT header FROM entries WHERE sequence >= ? ORDER BY sequence LIMIT 2"
             headers = [Header.from_bytes(row[0]) for row in connection.execute(query, (bag.intent.size,))]
             return any(header.class_ == KEYS for header in headers)

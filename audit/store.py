@@ -2,7 +2,7 @@
 
 `entries` holds header, body and leaf hash of each entry; `head` the frontier and the newest checkpoint; `checkpoints`
 some older ones, so that a failure can be told apart from what was good before it; `subtrees` the roots that make proofs
-short; `rotations` and `predecessor` what happened to the log's key. A carried copy has `manifests` as well.
+short; `rotations` and `predecessor` what happened to the log's key. A carried copy has `manifests`, `erasures`.
 """
 
 import os
@@ -136,6 +136,13 @@ def manifests(connection: sqlite3.Connection) -> Iterator[tuple[bytes, bytes]]:
         if type(root) is not bytes or type(leaves) is not bytes:
             raise IntegrityFailure("a manifest of the carried log is damaged")
         yield root, leaves
+
+
+def erasures(connection: sqlite3.Connection) -> bytes:
+    """The erasure list that a carried copy holds; empty if none. Raises IntegrityFailure, sqlite3.Error."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'erasures'").fetchone():
+        return b""
+    return next(_notes(connection, "SELECT note FROM erasures", "the erasure list of the carried log is damaged"), b"")
 
 
 def _notes(connection: sqlite3.Connection, query: str, damaged: str) -> Iterator[bytes]:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
-from audit import accounts, consent, manifest
+from audit import accounts, consent, forgetting, manifest
 from audit.actor import Actor
 from audit.catalogue import Catalogue, now
 from audit.ceremonies import Ceremonies
@@ -22,6 +22,7 @@ from audit.checkpoint import VerifierKey
 from audit.custodian import Custodian
 from audit.errors import BadInput, IntegrityFailure, Refused
 from audit.events import Event
+from audit.forgetting import Forgotten, Plan
 from audit.guard import Guard
 from audit.home import CATALOGUE, check, make
 from audit.keys import COST, Cost, Recipient
@@ -301,6 +302,24 @@ class Vault:
         """Make two identities one person's, or undo that. See `consent.link`."""
         return consent.link(self, one, other, actor, undo=undo)
 
+    def plan_forgetting(self, patient: str, actor: Actor) -> Plan:
+        """What forgetting a patient would take away; nothing is changed. Raises as `forgetting.plan`."""
+        return forgetting.plan(self, patient, actor)
+
+    def forget(self, patient: str, actor: Actor, *, keep_models: str = "") -> Forgotten:
+        """Forget a patient; the vault must be open `alone`. Raises as `forgetting.forget`."""
+        return forgetting.forget(self, patient, actor, keep_models=keep_models)
+
+    def backup(self, actor: Actor, to: str) -> Iterator[bytes]:
+        """The appliance as a sealed backup, in pieces; `to` names its file in the log. Raises as `backup.make`."""
+        from audit.backup import make as make_backup
+
+        return make_backup(self, actor, to)
+
+    def sealed_file(self, object_id: str) -> BinaryIO:
+        """An object's file, sealed as it is: for backups. Raises IntegrityFailure where it is gone."""
+        return self._store.open(object_id)
+
     # -- log and names
 
     def record(self, event: Event) -> int:
@@ -331,6 +350,11 @@ class Vault:
     def recipients(self) -> tuple[Recipient, ...]:
         """Who can read the log."""
         return self._custodian.recipients
+
+    @property
+    def custodian(self) -> Custodian:
+        """What holds the keys; for modules that work on a vault in the process that has them."""
+        return self._custodian
 
     @property
     def ceremonies(self) -> Ceremonies:

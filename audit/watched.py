@@ -89,6 +89,8 @@ class Watched:
     """Readings, in order of their numbers."""
     carried: int = 0
     """Number of the last reading that the appliance has taken."""
+    erasures: bytes = b""
+    """The newest erasure list that was shown; empty while nobody was forgotten."""
 
     @property
     def chain(self) -> KeyChain:
@@ -113,7 +115,9 @@ class Watched:
 
     def sealed(self) -> dict[str, Any]:
         """What the witness's own signature covers: all that decides what it cosigns."""
+        listed = {"erasures": self.erasures.decode()} if self.erasures else {}  # states of before have none
         return {
+            **listed,
             "key": self.key.to_text(),
             "rotations": [note.decode() for note in self.rotations],
             "cosigned": self.cosigned.decode(),
@@ -139,6 +143,7 @@ class Watched:
             successor=str(found["successor"]),
             reads=reads,
             carried=found["carried"],
+            erasures=found.get("erasures", "").encode(),
         )
 
 

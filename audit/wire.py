@@ -17,6 +17,7 @@ from audit.actor import Actor
 from audit.checkpoint import VerifierKey
 from audit.errors import BadInput, ClocheError
 from audit.events import Event
+from audit.forgetting import Forgotten, Plan
 from audit.keys import Cost, Recipient
 from audit.rows import StoredObject
 from audit.witnessed import Imported
@@ -25,7 +26,9 @@ PIECE_BYTES = 1 << 20
 """Bytes of data in one message at most."""
 _LENGTHS = struct.Struct(">II")
 _MOST_HEAD = 64 << 20
-_VALUES = {cls.__name__: cls for cls in (Actor, Cost, Event, Imported, Recipient, StoredObject, VerifierKey)}
+_VALUES = {
+    cls.__name__: cls for cls in (Actor, Cost, Event, Forgotten, Imported, Plan, Recipient, StoredObject, VerifierKey)
+}
 _ERRORS = {one.__name__: one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, ClocheError)}
 
 

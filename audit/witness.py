@@ -16,6 +16,7 @@ from typing import Any, Self
 from audit import keys, merkle, witnessfile
 from audit.checkpoint import Checkpoint, VerifierKey
 from audit.cosignature import Cosigner, WitnessKey, open_cosignature, split_note
+from audit.erasures import Erasures
 from audit.errors import BadInput, IntegrityFailure, Refused
 from audit.files import replace_file
 from audit.keys import COST, Cost
@@ -222,6 +223,27 @@ class WitnessState:
             made = text + b"\n" + of_log + cosigner.cosign(text, now)
             self._logs[origin] = replace(watched, cosigned=made)
         return made
+
+    def keep_erasures(self, origin: str, data: bytes) -> int:
+        """Keep the appliance's erasure list, for a restore; returns how many patients it names.
+
+        Raises:
+            Refused: it watches no such log. BadInput: it is no erasure list.
+            IntegrityFailure: no log that is watched here signed it, or it lacks patients of the one that is kept.
+        """
+        listed = Erasures.open(data, "the erasure list")
+        with self._editing():
+            watched = self.watched(origin)
+            if not listed.vouched(key for one in self._logs.values() for key in one.chain.keys):
+                raise IntegrityFailure("the erasure list is not signed by a log that this witness watches")
+            if watched.erasures and not Erasures.open(watched.erasures, "the state").within(listed):
+                raise IntegrityFailure(
+                    "rollback: the erasure list lacks patients whom this witness knows to be forgotten",
+                    where=origin,
+                    hint="if it is an old file, take a newer one; else keep the appliance as it is, and ask for help",
+                )
+            self._logs[origin] = replace(watched, erasures=data)
+        return len(listed.erasures)
 
     def visit(self, origin: str) -> bytes:
         """What is to be carried to the appliance: last cosigned checkpoint and waiting readings, signed."""

@@ -60,9 +60,16 @@ def open_image(path: Path) -> Image.Image:
 
 
 def served_model(vault: Vault) -> Model:
-    """The newest signed GGUF, else the newest candidate. Raises BadInput where there is none."""
-    models = vault.catalogue.models("gguf")
+    """The newest signed GGUF, else the newest candidate. Raises BadInput where there is none that may be asked."""
+    found = vault.catalogue.models("gguf")
+    models = [m for m in found if m.note.get("state") != "retired"]
     signed = [m for m in models if m.note.get("state") == "signed"]
+    if found and not models:
+        raise BadInput(
+            f"the model was retired at {found[-1].note.get('retired')}: it learned from a patient who was forgotten",
+            where=found[-1].id,
+            hint="make another: cloche synth, then train and export",
+        )
     if not models:
         raise BadInput("this appliance has no model to ask yet", where=str(vault.home), hint="cloche export")
     return (signed or models)[-1]

@@ -34,6 +34,8 @@ COMMANDS: dict[str, Entry] = {
     "passphrase": Entry("appliance.cli.passphrase:passphrase", IT, "Change the appliance's passphrase."),
     "custodian": Entry("appliance.cli.custodian:custodian", IT, "Hold the keys for every user, as a service."),
     "policy": Entry("appliance.cli.policy:policy", IT, "Say who may use what for which purpose; change it."),
+    "backup": Entry("appliance.cli.backup:backup", IT, "Write the whole appliance to one sealed file."),
+    "restore": Entry("appliance.cli.backup:restore", IT, "Make an appliance's home out of a backup."),
     "init": Entry("appliance.cli.steward:init", STEWARD, "Make an appliance: keys, vault and audit log."),
     "ingest": Entry("appliance.cli.ingest:ingest", STEWARD, "Bring images and captions into the vault."),
     "records": Entry("appliance.cli.records:records", STEWARD, "List the records; enter consent; link identities."),
@@ -44,6 +46,7 @@ COMMANDS: dict[str, Entry] = {
     "export": Entry("appliance.cli.steward:export", STEWARD, "Make the GGUF that the clinic asks."),
     "models": Entry("appliance.cli.listings:models", STEWARD, "List the models, with what each was made from."),
     "runs": Entry("appliance.cli.listings:runs", STEWARD, "List the runs, finished and interrupted."),
+    "forget": Entry("appliance.cli.forget:forget", STEWARD, "Make a patient's data unreadable for good."),
     "ask": Entry("appliance.cli.clinician:ask", CLINICIAN, "Ask a question about an image."),
     "audit": Entry("appliance.cli.officer.group:audit", OFFICER, "Read, verify and report what was done with data."),
 }

@@ -93,6 +93,10 @@ def latest_adapter(desk: Desk) -> Model:
 def _there(desk: Desk, kind: str, found: Found | None) -> Found:
     if found is None:
         what, command = MISSING[kind]
+        retired = [one for one in desk.vault.catalogue.models() if one.note.get("state") == "retired"]
+        if retired and kind != "synth":
+            when = retired[-1].note.get("retired")
+            what += f"; {retired[-1].id} was retired at {when}: it learned from a patient who was forgotten"
         raise BadInput(what, where=str(desk.vault.home), hint=command)
     return found
 

@@ -18,12 +18,26 @@ from audit.actor import Actor
 from audit.custodian import Custodian
 from audit.keys import Cost, Recipient
 from audit.restart import restart
+from audit.vault import Vault
 
-WATCHED = ("bag", "ceremonies", "files", "settle", "restart", "highwater", "log", "store")
+WATCHED = (
+    "erasing",
+    "objects",
+    "catalogue",
+    "bag",
+    "ceremonies",
+    "files",
+    "settle",
+    "restart",
+    "highwater",
+    "log",
+    "store",
+)
 """Modules of audit/ in which a line may be the last ..."""
 WRITERS = {
     *("replace_file", "write", "change_passphrase", "settle", "publish"),
     *("restart", "_make", "_move", "_put_away", "_settle_or_take_back"),
+    *("erase", "rewrap", "_closed", "_mark", "_list", "_unlink", "remove", "mark_deleted", "wipe_and_close"),
     *("_change", "change_recipients", "rotate", "create", "raise_to", "_append", "_commit", "_insert"),
 }
 """... and the functions in them that change what is on the disk: what others do in between leaves no trace there."""
@@ -39,6 +53,10 @@ def ceremony(name: str, home: Path, newcomer: Path) -> Callable[[], object]:
         return lambda: restart(home, PASSPHRASE, name, ACTOR)
     if name == "open":
         return lambda: Custodian.open(home, PASSPHRASE).close()
+    if name == "forget":
+        vault = Vault.open(home, PASSPHRASE, alone=True)
+        patient = next(one.patient for one in vault.catalogue.objects() if one.patient)
+        return lambda: vault.forget(patient, Actor.current("steward"))
     ceremonies = Custodian.open(home, PASSPHRASE, alone=True).ceremonies
     return {
         "add": lambda: ceremonies.add_recipient(Recipient.load(newcomer).to_dict(), ACTOR),

@@ -185,7 +185,7 @@ def test_patients_have_keys_of_their_own(vault):
     vault.put("report", b"y", actor=ACTOR, patient="P-B")
     event = Event("object.used", ACTOR, "TREAT", objects=(stored.id,))
     right = vault._custodian.release([event], [stored])[stored.id]
-    for change in ({"patient": "P-B"}, {"salt": b"\0" * 32}, {"version": 2}):
+    for change in ({"patient": "P-B"}, {"salt": b"\0" * 32}, {"version": 3}):
         assert vault._custodian.release([event], [replace(stored, **change)])[stored.id] != right
     with pytest.raises(IntegrityFailure, match="gone"):
         vault._custodian.release([event], [replace(stored, patient="P-C")])

@@ -28,6 +28,7 @@ def carry(settings: Settings, out: Path) -> None:
     """
     from audit.carry import carry as carry_log
     from audit.datasets import leaf_lists
+    from audit.erasures import read_list
     from audit.errors import Refused
     from audit.events import Event
 
@@ -36,7 +37,7 @@ def carry(settings: Settings, out: Path) -> None:
     with open_vault(settings, "officer") as (vault, actor):
         leaves = list(leaf_lists(vault, actor=actor, activity="carry"))
         vault.record(Event("audit.exported", actor, activity="carry", detail={"manifests": len(leaves)}))
-        carry_log(home_files(settings)[0], out, leaves)
+        carry_log(home_files(settings)[0], out, leaves, read_list(settings.home))
         fingerprint = vault.log_key.fingerprint
     size = out.stat().st_size
     emit(

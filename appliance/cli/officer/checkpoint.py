@@ -50,6 +50,7 @@ def checkpoint(settings: Settings, out: Path | None, since: int | None, witnesse
       cloche audit checkpoint --json | jq -r .checkpoint
     """
     from audit.checkpoint import VerifierKey
+    from audit.erasures import read_list
     from audit.errors import BadInput, IntegrityFailure
     from audit.handout import prepare
     from audit.rotation import KeyChain
@@ -72,7 +73,8 @@ def checkpoint(settings: Settings, out: Path | None, since: int | None, witnesse
         )
     name = re.sub(r"[^A-Za-z0-9._~-]", "-", made.checkpoint.origin.rsplit("/", 1)[-1]) + f"-{size}"
     text = made.proof.to_bytes().decode()
-    files = _write(out, name, made, readings_taken(settings.home, key.name)) if out is not None else []
+    listed = read_list(settings.home)
+    files = _write(out, name, made, readings_taken(settings.home, key.name), listed) if out is not None else []
     if qr is not None and str(qr) != "-":
         from appliance.cli.officer.qr import picture
 
@@ -94,7 +96,7 @@ def checkpoint(settings: Settings, out: Path | None, since: int | None, witnesse
             click.echo(f"written: {path}", err=True)
 
 
-def _write(out: Path, name: str, made: "Handout", taken: dict[str, int]) -> list[Path]:
+def _write(out: Path, name: str, made: "Handout", taken: dict[str, int], listed: bytes) -> list[Path]:
     """The files of --out: what there is is replaced, for the same name holds the same."""
     from audit.files import replace_file
     from audit.rotation import Rotation
@@ -106,6 +108,8 @@ def _write(out: Path, name: str, made: "Handout", taken: dict[str, int]) -> list
         found["predecessor"] = made.predecessor
     if taken:
         found["receipt"] = json.dumps({"origin": made.checkpoint.origin, "readings": taken}, indent=1).encode() + b"\n"
+    if listed:
+        found["erasures"] = listed
     files = [out / f"{name}.{ending}" for ending in found]
     for path, data in zip(files, found.values(), strict=True):
         replace_file(path, data, mode=0o644)

@@ -27,6 +27,8 @@ class Offer:
     """Notes of the key's rotations, in order."""
     receipt: Path | None = None
     """The appliance's receipt for readings, if one came with it."""
+    erasures: bytes = b""
+    """The appliance's erasure list, if one came with it."""
 
     @property
     def origin(self) -> str:
@@ -83,15 +85,19 @@ def offered(path: Path, proof_path: Path | None) -> Offer:
         from audit.handout import prepare
 
         found = prepare(path, 0)
-        return Offer(found.proof.note, None, path, found.rotations)
+        return Offer(found.proof.note, None, path, found.rotations, erasures=found.erasures)
+    from audit.erasures import MOST_BYTES
+
     beside = path.with_suffix(".proof")
     if proof_path is None and beside != path and beside.is_file():
         proof_path = beside
     made = _of_text(read(path), proof_path)
     notes = sorted(path.parent.glob(f"{path.stem}.rotation-*"), key=lambda one: (len(one.name), one.name))
     receipt = path.with_suffix(".receipt")
+    listed = path.with_suffix(".erasures")
+    erasures = read(listed, MOST_BYTES) if listed.is_file() else b""
     rotations = (*made.rotations, *(read(one) for one in notes))
-    return replace(made, rotations=rotations, receipt=receipt if receipt.is_file() else None)
+    return replace(made, rotations=rotations, receipt=receipt if receipt.is_file() else None, erasures=erasures)
 
 
 def is_log(path: Path) -> bool:

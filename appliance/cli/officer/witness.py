@@ -100,6 +100,8 @@ def witness(
     taken = offer.readings().get(state.key.name)
     if taken is not None:
         state.acknowledge(origin, taken)
+    if offer.erasures:
+        state.keep_erasures(origin, offer.erasures)
     last = Checkpoint.from_body(made.partition(b"\n\n")[0])
     target = out or (None if str(checkpoint) == "-" else checkpoint.with_name(checkpoint.name + ".cosigned"))
     if target is not None:
