@@ -356,10 +356,7 @@ class Vault:
     def manifest_leaves(self, object_ids: Iterable[str]) -> list[bytes]:
         """The manifest of a data set of objects, sorted leaves with sentinels; `manifest.root_of` gives its root."""
         objects = [self.catalogue.object(object_id) for object_id in dict.fromkeys(object_ids)]
-        return manifest.leaves(
-            manifest.Item(self.patient_mark(one.patient), manifest.commit(one.salt, one.id, one.digest))
-            for one in objects
-        )
+        return manifest.leaves(manifest.items(objects, self.patient_mark))
 
     def _present(self, object_ids: Iterable[str]) -> list[StoredObject]:
         found = self.catalogue.objects_named(object_ids)
