@@ -28,7 +28,8 @@ from audit.vault import Opened, Vault
 
 CALLS = {
     "checkpoint", "commit", "delete", "discard", "end", "import_visit", "keep", "link", "log_key", "mark", "more",
-    "open", "permitted", "policy", "pseudonym", "read", "recipients", "seal", "set_consent", "set_policy",
+    "open", "permitted", "policy", "prove_absence", "pseudonym", "read", "recipients", "seal", "set_consent",
+    "set_policy",
 }  # fmt: skip
 """What a client may ask for, beside the ceremonies."""
 CEREMONIES = {
@@ -178,6 +179,10 @@ class Attendant:
     def _link(self, one: str, other: str, actor: Actor, undo: bool) -> list[str]:
         self._check(actor)
         return list(self._vault.link(one, other, actor, undo=undo))
+
+    def _prove_absence(self, patients: list[str], model: str, actor: Actor) -> bytes:
+        self._check(actor)
+        return self._vault.prove_absence(patients, model, actor)
 
     def _checkpoint(self) -> bytes:
         return self._vault.checkpoint()

@@ -322,6 +322,16 @@ class Vault:
         """The log's newest checkpoint, a signed note: to be embedded in what leaves the appliance."""
         return self._custodian.checkpoint()
 
+    def attest(self, text: bytes) -> bytes:
+        """A statement of ours, signed by the log's key; for what has made sure that it holds."""
+        return self._custodian.attest(text)
+
+    def prove_absence(self, patients: Sequence[str], model: str, actor: Actor) -> bytes:
+        """The proof that a patient's data is in no manifest behind a model. See `absence.prove`."""
+        from audit.absence import prove
+
+        return prove(self, patients, model, actor)
+
     @property
     def log_key(self) -> VerifierKey:
         """The log's public key."""
