@@ -272,6 +272,7 @@ def _checked(held: Mapping[str, Any], root: str, entry: int, count: int, at: Che
     if len(whole) != count or manifest.root_of(whole).hex() != root:
         raise IntegrityFailure("a manifest's leaves do not give its root", where=root[:16])
     stands = header.class_ == EVENT and header.sequence == entry < at.size and len(body) == 32
+    stands = stands and header.origin == sha256(at.origin.encode()).digest()
     if not stands or not verify_inclusion(leaf_hash(packed + body), entry, at.size, path, at.root):
         raise IntegrityFailure("the entry that froze a manifest does not stand in the log", where=f"entry {entry}")
     return whole
