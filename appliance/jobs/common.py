@@ -11,6 +11,7 @@ from PIL import Image
 
 from appliance.progress import Progress, aloud, silent
 from audit.actor import Actor
+from audit.catalogue import new_id
 from audit.checkpoint import Checkpoint
 from audit.datasets import freeze
 from audit.errors import BadInput, Refused
@@ -69,18 +70,10 @@ def begin(
     """The run of this kind and configuration: the one that was cut off, the one that is done, or a new one."""
     if found := earlier(desk, kind, config, root):
         return found
-    run = desk.vault.catalogue.start_run(kind, config, seed, root)
-    desk.vault.record(
-        Event(
-            "run.started",
-            desk.actor,
-            RESEARCH,
-            activity=kind,
-            objects=tuple(parents),
-            detail={"run": run.id, "manifest": root},
-        )
-    )
-    return run
+    detail = {"run": new_id("run-"), "manifest": root}
+    # The event is first: where the work is cut off between the two, the log knows more than the catalogue, never less.
+    desk.vault.record(Event("run.started", desk.actor, RESEARCH, activity=kind, objects=tuple(parents), detail=detail))
+    return desk.vault.catalogue.start_run(kind, config, seed, root, id=detail["run"])
 
 
 def origin_of(desk: Desk, run: Run, base: str) -> dict[str, str | int]:
