@@ -141,6 +141,7 @@ DETAIL: Mapping[str, str] = {
     "step": "first step that a resumed run takes, from 0",
     "steps": "first and last step that an entry tells of, from 0",
     "batches": "for each of these steps the places of what it learned from in the manifest's leaf list",
+    "records": "for each of these steps the places of its records among the event's objects",
     "parents": "what the objects were made from: by object its parents' ids, or for many their count and Merkle root",
     "follows": "sequences, in this log, of the events that it follows from",
     "before": "SHA-256 of what was changed, as it was before, hex",

@@ -127,7 +127,7 @@ def _graph(catalogue: Catalogue, behind: Ancestry, answer: Answer | None) -> _Gr
             if source in names or source in used:
                 edges.add((source, i))
     records = {record.id for i in stored for record in catalogue.records_with(i)}
-    heads = [
+    heads: list[tuple[str, tuple[str, ...]]] = [
         ("Patients", (f"{len({one.patient for one in own})} patients",)),
         ("Records", (f"{len(records)} records",)),
     ]

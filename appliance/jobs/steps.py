@@ -65,21 +65,23 @@ class StepEvents:
         groups: list[list[_Step]] = []
         held = 0
         for step, records in self._waiting:
-            held += 1 + 3 * len(records)
+            held += 1 + 4 * len(records)
             if not groups or held > _MOST_PLACES or groups[-1][-1][0] + 1 != step:
                 groups.append([])
-                held = 1 + 3 * len(records)
+                held = 1 + 4 * len(records)
             groups[-1].append((step, records))
         return groups
 
     def _event(self, steps: Sequence[_Step]) -> Event:
+        records = tuple(sorted({r for _, some in steps for r in some}))
+        at = {record: place for place, record in enumerate(records)}
         detail = {
             "run": self._run.id,
             "manifest": self._run.manifest_root,
             "steps": [steps[0][0], steps[-1][0]],
-            "batches": [self._batch(records) for _, records in steps],
+            "batches": [self._batch(some) for _, some in steps],
+            "records": [[at[r] for r in some] for _, some in steps],
         }
-        records = tuple(sorted({r for _, some in steps for r in some}))
         return Event("run.step", self._desk.actor, RESEARCH, activity=self._run.kind, objects=records, detail=detail)
 
     def _batch(self, records: Sequence[str]) -> list[int]:

@@ -77,8 +77,9 @@ def learn(vault: Vault, records: dict[str, Record], learned: tuple[str, ...]) ->
     train = run_of(vault, "train", [talks, *parts], [talks])
     at = places(vault, [talks, *parts])
     batches = [sorted(at[o] for o in (records[one].image, records[one].report)) for one in learned]
-    detail = {"run": train.id, "manifest": train.manifest_root, "steps": [0, len(learned) - 1], "batches": batches}
     named = tuple(sorted(records[one].id for one in learned))
+    detail = {"run": train.id, "manifest": train.manifest_root, "steps": [0, len(learned) - 1], "batches": batches}
+    detail["records"] = [[named.index(records[one].id)] for one in learned]
     vault.record(Event("run.step", STEWARD, "HRESCH", activity="train", objects=named, detail=detail))
     adapter = _model(vault, train, "adapter", [talks, *parts[::2]], "")
     align = run_of(vault, "align", [triplets, adapter.objects[0], *parts[-2:]], [adapter.objects[0]])

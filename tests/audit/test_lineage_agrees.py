@@ -1,6 +1,8 @@
 """The working copy of the lineage, in the catalogue, says what the log says, the evidence; a change of it shows."""
 
+import json
 import sqlite3
+from xml.etree import ElementTree
 
 import pytest
 
@@ -8,6 +10,7 @@ from audit.datasets import places
 from audit.home import CATALOGUE, LOG
 from audit.lineage import trace
 from audit.manifest import from_bytes
+from audit.members import members_of
 from audit.reading import read
 from audit.works import about_model
 from tests.audit.agreement import differences
@@ -81,3 +84,43 @@ def test_an_answer_reads_back_to_the_records_that_it_was_trained_on(vault, peopl
         reached.add(node.id)
         waiting += node.relatives
     assert {record[LEARNED].id, record[LATER].id} <= reached and record[HELD_OUT].id not in reached
+
+
+def test_the_records_behind_a_model_by_the_log(vault, people, lived):
+    (found,) = members_of(read(vault.home / LOG, people[0], 1 << 40), lived.gguf.id)
+    runs = {kind: run.id for kind, run in lived.runs.items()}
+    assert found.patients == (LEARNED, LATER)
+    first, second = found.members
+    assert first.record == lived.records[LEARNED].id and first.runs == (runs["synth"], runs["train"])
+    assert second.runs == (runs["synth"], runs["train"], runs["align"]) and (first.steps, second.steps) == (1, 1)
+    assert members_of(read(vault.home / LOG, people[0], 1 << 40), "model-none") == []
+
+
+def test_records_of_a_model_on_the_box_and_from_a_carried_copy(type_, vault, key_file, lived, tmp_path):
+    vault.close()
+    code, said, err = type_("audit", "model", lived.gguf.id, "--records", "--key", key_file)
+    assert code == 0 and "2 records of 2 patients" in said and HELD_OUT not in said, err
+    assert type_("audit", "carry", tmp_path / "c")[0] == 0
+    arguments = ("audit", "model", lived.gguf.id, tmp_path / "c", "--records", "--key", key_file, "--json")
+    code, said, err = type_(*arguments, "--key-pin", vault.home / "keys" / "log.pub", home=tmp_path / "none")
+    assert code == 0 and [one["patient"] for one in json.loads(said)[0]["members"]] == [LEARNED, LATER], err
+
+
+def test_an_answer_is_traced_and_drawn(type_, vault, key_file, lived, tmp_path):
+    vault.close()
+    name, out = f"answer-{lived.answer}", tmp_path / "lineage.svg"
+    code, _, err = type_("audit", "trace", name)
+    assert code == 3 and "--key" in err
+    code, said, err = type_("audit", "trace", name, "--key", key_file, "--svg", out)
+    assert code == 0 and lived.records[LEARNED].id in said and lived.records[HELD_OUT].id not in said, err
+    picture = out.read_text()
+    words = [node.text or "" for node in ElementTree.fromstring(picture).iter() if node.tag.endswith("text")]  # noqa: S314
+    assert name in words and f"{LEARNED}   1 record" in words and not any(HELD_OUT in one for one in words)
+    assert {run.id for run in lived.runs.values()} <= set(words)
+    assert "http" not in picture.replace("http://www.w3.org/2000/svg", "") and "<script" not in picture
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert type_("audit", "trace", name, "--key", key_file, "--svg", out)[0] == 3
+    assert type_("audit", "trace", "answer-0", "--key", key_file)[0] == 3
+    assert type_("audit", "trace", lived.gguf.id, "--svg", tmp_path / "m.svg")[0] == 0
+    code, _, err = type_("audit", "trace", lived.records[LEARNED].id, "--svg", tmp_path / "r.svg")
+    assert code == 3 and "no model" in err and not (tmp_path / "r.svg").exists()
