@@ -53,7 +53,7 @@ def train(desk: Desk, model_dir: Path, config: SftConfig, rehearse: int = 0) -> 
     run = begin(desk, "train", settings, config.seed, root_of(desk, members), [conversations])
     general, drawn = rehearsal(rehearse)
     loaded = load(model_dir, "nf4")
-    steps = StepEvents(desk, run, members, resumed=before is not None)
+    steps = StepEvents(desk, run, members, resumed=before == run)
     store = VaultStore(desk, run, steps.flush)
     with desk.vault.use([conversations, *images], RESEARCH, desk.actor, "train", _told(run)) as opened:
         stored = images_in(opened)
@@ -81,7 +81,7 @@ def align(desk: Desk, model_dir: Path, config: GrpoConfig, mirror: bool = True) 
     members = [adapter_id, triplets, *images, *members_of(_records(desk, (p.record for p in prompts)))]
     run = begin(desk, "align", settings, config.seed, root_of(desk, members), [adapter_id, triplets])
     loaded = load(model_dir, "nf4")
-    kept, steps = Completions(), StepEvents(desk, run, members, resumed=before is not None)
+    kept, steps = Completions(), StepEvents(desk, run, members, resumed=before == run)
     store = VaultStore(desk, run, steps.flush)
 
     def taken(step: int, groups: Sequence[Group]) -> None:
