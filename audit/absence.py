@@ -96,7 +96,7 @@ def prove(vault: "Vault", patients: Sequence[str], model: str, actor: Actor) -> 
 
     Args:
         vault: the engine.
-        patients: pseudonyms, all of one patient.
+        patients: pseudonyms of one patient; those that are linked with them are added.
         model: as `ancestry` takes it.
         actor: who asks; that the leaf lists were opened is an event.
 
@@ -106,7 +106,8 @@ def prove(vault: "Vault", patients: Sequence[str], model: str, actor: Actor) -> 
         IntegrityFailure: a leaf list does not give its root, or the catalogue contradicts the manifests.
     """
     found = ancestry(vault.catalogue, model)
-    marks = {patient: vault.patient_mark(patient) for patient in sorted(set(patients))}
+    names = sorted({name for patient in patients for name in (patient, *vault.catalogue.identities(patient))})
+    marks = {patient: vault.patient_mark(patient) for patient in names}
     if not marks or not all(map(_NAME.fullmatch, marks)):
         raise BadInput("a patient is named by the pseudonym", hint="cloche records lists them; - asks for the number")
     lists = _leaf_lists(vault, found, actor, sorted(marks))

@@ -78,6 +78,13 @@ def test_two_linked_identities_are_both_checked(vault):
     assert theirs[1] == f"{HELD_OUT}, P-OTHERNAMEX"
 
 
+def test_a_linked_identity_is_checked_without_being_named(vault):
+    made = live(vault)
+    vault.link(HELD_OUT, LEARNED, STEWARD)
+    with pytest.raises(Refused, match="there is no proof of absence"):
+        prove(vault, [HELD_OUT], made.gguf.id, STEWARD)
+
+
 def test_a_model_by_its_file_or_a_beginning(vault):
     made = live(vault)
     for name in (made.gguf.objects[0], made.gguf.id[:9]):

@@ -78,11 +78,9 @@ def _prove(settings: Settings, patient: str, model: str, out: Path | None) -> No
         raise Refused("the file exists already", where=str(out), hint="name another, or move it away")
     with open_vault(settings, "officer") as (vault, actor):
         name = vault.pseudonym(_number()) if patient == "-" else patient
-        linked = getattr(vault.catalogue, "identities", None)
-        names = sorted({name, *(linked(name) if linked else ())})
-        data = vault.prove_absence(names, model, actor)
+        data = vault.prove_absence([name], model, actor)
         found = verify(data, vault.log_key)
-        unknown = [one for one in names if not vault.catalogue.records(patient=one)]
+        unknown = [one for one in found.patients if not vault.catalogue.records(patient=one)]
     if unknown:
         click.echo(f"No record of {', '.join(unknown)} ever came in: see that it is the right pseudonym.", err=True)
     if out is not None:
