@@ -17,16 +17,18 @@ LISTED_PARENTS = 200
 
 def of_objects(event: Event, objects: Sequence[StoredObject]) -> list[Event]:
     """`event` about these objects: as many of it as their ids need."""
-    groups = ([objects[i] for i in group] for group in _grouped(objects, [0] * len(objects)))
+    groups = ([objects[i] for i in group] for group in _grouped(objects, [0] * len(objects), [""] * len(objects)))
     return [_about(event, chosen, {"kinds": _counts(chosen), **event.detail}) for chosen in groups]
 
 
 def of_storing(event: Event, rows: Sequence[StoredObject], items: Sequence[NewObject]) -> list[Event]:
-    """`event` about what was stored, of which patients, made from what."""
+    """`event` about what was stored, of which patients, made from what, by which run: objects of one run an event."""
     events = []
-    for group in _grouped(rows, [min(len(item.parents), LISTED_PARENTS) for item in items]):
-        chosen = [rows[i] for i in group]
+    runs = [_run(one) for one in rows]
+    for group in _grouped(rows, [min(len(item.parents), LISTED_PARENTS) for item in items], runs):
+        chosen, run = [rows[i] for i in group], runs[group[0]]
         detail = {
+            **({"run": run} if run else {}),
             "kinds": _counts(chosen),
             "ciphertexts": merkle_root(leaf_hash(f"{one.id} {one.digest}".encode()) for one in chosen).hex(),
             "parents": {rows[i].id: parents_named(items[i].parents) for i in group if items[i].parents},
@@ -49,19 +51,25 @@ def _about(event: Event, objects: Sequence[StoredObject], detail: Mapping[str, A
     return replace(event, patients=patients, objects=tuple(one.id for one in objects), detail=detail)
 
 
-def _grouped(objects: Sequence[StoredObject], parents: Sequence[int]) -> Iterator[list[int]]:
-    """Indices of objects in groups whose ids, patients and parents fit into one event."""
+def _grouped(objects: Sequence[StoredObject], parents: Sequence[int], runs: Sequence[str]) -> Iterator[list[int]]:
+    """Indices of objects in groups of one run whose ids, patients and parents fit into one event."""
     group: list[int] = []
     held = 0
     for i, stored in enumerate(objects):
         cost = 30 + len(stored.patient) + 3 + (32 + 30 * parents[i] if parents[i] else 0)
-        if group and held + cost > _EVENT_BYTES:
+        if group and (held + cost > _EVENT_BYTES or runs[i] != runs[group[0]]):
             yield group
             group, held = [], 0
         group.append(i)
         held += cost
     if group:
         yield group
+
+
+def _run(stored: StoredObject) -> str:
+    """The run that made an object, as its note says; empty where none did."""
+    run = stored.note.get("run")
+    return run if isinstance(run, str) else ""
 
 
 def _counts(objects: Sequence[StoredObject]) -> dict[str, int]:

@@ -152,6 +152,12 @@ class Custodian:
         """The newest checkpoint of the log, a signed note."""
         return self._log.checkpoint()
 
+    def attest(self, text: bytes) -> bytes:
+        """The signed note of a statement of ours, by the log's key. Raises Refused for any other text."""
+        if not text.startswith(b"cloche/absence/v1\n"):  # never a checkpoint's, a rotation's or a visit's
+            raise Refused("the log's key signs no such statement")
+        return self._file.bag.signer().sign_text(text)
+
     def commit(self, events: Sequence[Event]) -> list[int]:
         """Commit events together; their sequences, once durable. Raises as `Log.append_many`."""
         return self._log.append_many(events)

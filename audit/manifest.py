@@ -6,13 +6,14 @@ lies between two neighbours. The whole leaf list is kept (encrypted) beside the 
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
 from audit.errors import BadInput
 from audit.merkle import leaf_hash
 from audit.merkle import root as merkle_root
+from audit.rows import StoredObject
 
 MARK_BYTES = 32
 """Bytes of a patient mark, and of a commitment."""
@@ -38,6 +39,13 @@ def commit(salt: bytes, object_id: str, digest: str) -> bytes:
     Without the salt nobody can tell from it which record it is.
     """
     return sha256(b"cloche/manifest/v1\x00" + salt + object_id.encode() + bytes.fromhex(digest)).digest()
+
+
+def items(objects: Iterable[StoredObject], mark_of: Callable[[str], bytes]) -> list[Item]:
+    """The members that objects are, in their order; `mark_of` gives the mark of a pseudonym, and is asked once each."""
+    held = list(objects)
+    marks = {patient: mark_of(patient) for patient in {one.patient for one in held}}
+    return [Item(marks[one.patient], commit(one.salt, one.id, one.digest)) for one in held]
 
 
 def leaves(items: Iterable[Item]) -> list[bytes]:

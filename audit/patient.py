@@ -92,7 +92,7 @@ class Tracer:
             return False, False
         direct = self.subject.touches(event)
         indirect = not self.derived.isdisjoint(event.objects)
-        run = self.works.run_of(event)
+        run = text_of(event, "run")
         if run in self.works.runs and direct:
             self._used(run)
         if run and (direct or indirect) and event.activity not in MEASURING:

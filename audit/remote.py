@@ -244,6 +244,14 @@ class RemoteVault(Vault):
         """See `Vault.import_visit`: the vault's process itself verifies the visit, as its events name others."""
         return cast(Imported, self._channel.ask("import_visit", visit=data, actor=actor, new_witness=new_witness))
 
+    def attest(self, text: bytes) -> bytes:
+        """Not to be had from outside: the vault's process signs only what it made sure of itself. Raises Refused."""
+        raise Refused("the log's key signs no statement from outside")
+
+    def prove_absence(self, patients: Sequence[str], model: str, actor: Actor) -> bytes:
+        """See `Vault.prove_absence`."""
+        return bytes(self._channel.ask("prove_absence", patients=list(patients), model=model, actor=actor))
+
     def checkpoint(self) -> bytes:
         """See `Vault.checkpoint`."""
         return bytes(self._channel.ask("checkpoint"))

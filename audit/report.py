@@ -6,11 +6,15 @@ from datetime import datetime, timedelta
 
 from audit.charts import WIDE, Drawing, bars, over_time
 from audit.events import KINDS, PURPOSES
+from audit.lineage_chart import chain
 from audit.moments import spoken, when_text
 from audit.qr import Matrix
 from audit.summary import SILENCE, Summary
 from audit.verify import Verdict
 from audit.works import ModelAnswer
+
+_DRAWN = 3
+"""Newest models whose runs are drawn."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +215,7 @@ def _silences(report: Report) -> "Iterator[Table | Text]":
     )
 
 
-def _models(models: Sequence[ModelAnswer]) -> "Iterator[Table | Text]":
+def _models(models: Sequence[ModelAnswer]) -> "Iterator[Drawing | Table | Text]":
     if not models:
         yield Text("The log tells of no model.")
         return
@@ -232,6 +236,10 @@ def _models(models: Sequence[ModelAnswer]) -> "Iterator[Table | Text]":
         )
     columns = ("=model", "came out of", "=data set", "#evaluated", "#signed", "#exported", "#answers")
     yield Table(columns, tuple(rows), code=(0, 2))
+    within = {one.id for model in models for one in model.made_from if one.id not in model.objects}
+    for model in [one for one in models if not within.intersection(one.objects)][-_DRAWN:]:  # no step of another
+        if drawn := chain(model):
+            yield drawn
     yield Text("Over the whole log. cloche audit model MODEL tells everything about one.")
 
 

@@ -29,8 +29,8 @@ from audit.vault import Opened, Vault
 
 CALLS = {
     "backup", "checkpoint", "commit", "delete", "discard", "end", "forget", "import_visit", "keep", "link", "log_key",
-    "mark", "more", "open", "permitted", "plan_forgetting", "policy", "pseudonym", "read", "recipients", "seal",
-    "set_consent", "set_policy",
+    "mark", "more", "open", "permitted", "plan_forgetting", "policy", "prove_absence", "pseudonym", "read",
+    "recipients", "seal", "set_consent", "set_policy",
 }  # fmt: skip
 """What a client may ask for, beside the ceremonies."""
 CEREMONIES = {
@@ -194,6 +194,10 @@ class Attendant:
     def _forget(self, patient: str, actor: Actor, keep_models: str) -> Forgotten:
         self._check(actor)
         return self._vault.forget(patient, actor, keep_models=keep_models)
+
+    def _prove_absence(self, patients: list[str], model: str, actor: Actor) -> bytes:
+        self._check(actor)
+        return self._vault.prove_absence(patients, model, actor)
 
     def _checkpoint(self) -> bytes:
         return self._vault.checkpoint()

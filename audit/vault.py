@@ -341,6 +341,16 @@ class Vault:
         """The log's newest checkpoint, a signed note: to be embedded in what leaves the appliance."""
         return self._custodian.checkpoint()
 
+    def attest(self, text: bytes) -> bytes:
+        """A statement of ours, signed by the log's key; for what has made sure that it holds."""
+        return self._custodian.attest(text)
+
+    def prove_absence(self, patients: Sequence[str], model: str, actor: Actor) -> bytes:
+        """The proof that a patient's data is in no manifest behind a model. See `absence.prove`."""
+        from audit.absence import prove
+
+        return prove(self, patients, model, actor)
+
     @property
     def log_key(self) -> VerifierKey:
         """The log's public key."""
@@ -380,10 +390,7 @@ class Vault:
     def manifest_leaves(self, object_ids: Iterable[str]) -> list[bytes]:
         """The manifest of a data set of objects, sorted leaves with sentinels; `manifest.root_of` gives its root."""
         objects = [self.catalogue.object(object_id) for object_id in dict.fromkeys(object_ids)]
-        return manifest.leaves(
-            manifest.Item(self.patient_mark(one.patient), manifest.commit(one.salt, one.id, one.digest))
-            for one in objects
-        )
+        return manifest.leaves(manifest.items(objects, self.patient_mark))
 
     def _present(self, object_ids: Iterable[str]) -> list[StoredObject]:
         found = self.catalogue.objects_named(object_ids)

@@ -1,7 +1,7 @@
 """Runs, what they made, and models, as the events tell of them; patients' own objects are left out.
 
-The events name less than the catalogue holds: an object that was stored while a run of the same activity was open is
-taken for that run's. `cloche audit trace` on the appliance draws every line.
+Each event names the run and the model that it belongs to. It lists an object's parents up to a limit, and beyond it
+their count and root: there, the inputs of the run stand for them. `cloche audit trace` draws every line.
 """
 
 from collections.abc import Iterable
@@ -38,7 +38,7 @@ class RunSeen:
     inputs: list[str] = field(default_factory=list)
     """Objects that it started from."""
     outputs: list[str] = field(default_factory=list)
-    """Shared objects that were stored while it was open."""
+    """Shared objects that it stored."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Made:
     activity: str
     """What it was stored by."""
     run: str
-    """The run, where one is known."""
+    """The run that made it; empty where none did."""
     parents: tuple[str, ...]
     """What it was made from; empty where the list was too long for the event."""
     entry: int
@@ -109,7 +109,6 @@ class Works:
         """By object id."""
         self.models: dict[str, ModelSeen] = {}
         """By main file."""
-        self._open: dict[str, str] = {}  # activity -> the run that is open
         self._by_name: dict[str, str] = {}  # model id -> main file
 
     def see(self, logged: Logged) -> None:
@@ -121,24 +120,17 @@ class Works:
         if run:
             self._run(run, logged.sequence, event)
         if event.kind == "object.stored" and not event.patients:
-            self._stored(run or self._open.get(event.activity, ""), logged.sequence, event)
+            self._stored(run, logged.sequence, event)
         if event.kind.startswith("model.") or (text_of(event, "model") and not event.kind.startswith("audit.")):
             self._model(run, logged.sequence, event)
-
-    def run_of(self, event: Event) -> str:
-        """The run that an event belongs to, as far as can be told."""
-        return text_of(event, "run") or self._open.get(event.activity, "")
 
     def _run(self, name: str, sequence: int, event: Event) -> None:
         seen = self.runs.setdefault(name, RunSeen(name, event.activity, entry=sequence))
         if event.kind == "run.started":
             seen.activity, seen.manifest, seen.user = event.activity, text_of(event, "manifest"), event.actor.user
             seen.started, seen.inputs = event.at, list(event.objects)
-            self._open[event.activity] = name
         elif event.kind in _ENDS:
             seen.state, seen.ended = _ENDS[event.kind], event.at
-            if self._open.get(event.activity) == name:
-                del self._open[event.activity]
 
     def _stored(self, run: str, sequence: int, event: Event) -> None:
         parents, kind = parents_of(event), kind_of(event)

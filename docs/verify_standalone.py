@@ -8,6 +8,7 @@ a machine of your own, and run it on a log or on a carried copy, with the public
     python verify_standalone.py LOG --key log.pub --inclusion entry-17.proof
     python verify_standalone.py --key log.pub --inclusion entry-17.proof --leaf HEX
     python verify_standalone.py --key log.pub --consistency step.proof --old noted.checkpoint
+    python verify_standalone.py --key log.pub --absence absent.json
 
 It prints `intact ...` and exits with 0, or `FAILED at entry K: why` (of a proof: `FAILED: why`) and exits with 4.
 What it simplifies: a log's older checkpoints are held in memory (about 200 bytes for 256 entries).
@@ -157,11 +158,11 @@ class Key(NamedTuple):
         return sha(self.name.encode(), b"\n\x01", self.public)[:4]
 
 
-def signed_text(note, key):
+def signed_text(note, key, most=4096):
     """The text of a note that the key has signed; lines of other keys may stand beside. Raises Broken."""
     text, gap, below = note.rpartition(b"\n\n")
     text, lead = text + b"\n", f"— {key.name} ".encode()
-    need(gap and below.endswith(b"\n") and len(note) <= 4096, "a signed note is damaged")
+    need(gap and below.endswith(b"\n") and len(note) <= most, "a signed note is damaged")
     for line in below[:-1].split(b"\n"):
         if not line.startswith(lead):
             continue
@@ -206,10 +207,13 @@ class Keys:
         self.keys = self.keys or [(0, pinned)]
         need(pinned in [key for _, key in self.keys], "the pinned key is none of this log's keys")
 
+    def at(self, size):
+        return next(key for since, key in reversed(self.keys) if since <= size)
+
     def checkpoint(self, note):
         """Size and root of a checkpoint that is signed by the key of its size. Raises Broken."""
         _, size, _ = checkpoint_of(note.partition(b"\n\n")[0])
-        key = next(key for since, key in reversed(self.keys) if since <= size)
+        key = self.at(size)
         origin, size, root = checkpoint_of(signed_text(note, key))
         need(origin == key.name, "a checkpoint belongs to another log")
         return size, root
@@ -351,12 +355,18 @@ def check_manifests(database):
     """Section 8: in a carried copy, each manifest gives the root that it stands under. Raises Broken."""
     if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'manifests'").fetchone():
         for root, data in rows_of(database, "SELECT root, leaves FROM manifests"):
-            leaves, tree = [data[at : at + 64] for at in range(0, len(data), 64)], Tree()
-            for leaf in leaves:
-                tree.add(sha(b"\0", leaf))
-            ends = len(leaves) > 1 and leaves[0] == b"\0" * 64 and leaves[-1] == b"\xff" * 64
-            fits = ends and len(data) % 64 == 0 and leaves == sorted(set(leaves)) and tree.root() == root
-            need(fits, f"the leaves of manifest {root.hex()[:16]} do not give its root")
+            check_manifest(root, data)
+
+
+def check_manifest(root, data):
+    """The leaves of a manifest, where they are whole, in order between both sentinels, and give its root."""
+    leaves, tree = [data[at : at + 64] for at in range(0, len(data), 64)], Tree()
+    for leaf in leaves:
+        tree.add(sha(b"\0", leaf))
+    ends = len(leaves) > 1 and leaves[0] == b"\0" * 64 and leaves[-1] == b"\xff" * 64
+    fits = ends and len(data) % 64 == 0 and leaves == sorted(set(leaves)) and tree.root() == root
+    need(fits, f"the leaves of manifest {root.hex()[:16]} do not give its root")
+    return leaves
 
 
 # --- Section 4, proof files ----------------------------------------------------------------------------------------
@@ -392,6 +402,51 @@ def check_consistency(data, keys, old_note):
     led = roots_by_consistency(old, size, old_root, proof) if old else (sha(), b"" if proof else root)
     need(led == (old_root, root), "the newer checkpoint does not continue the older")
     return old, size
+
+
+# --- Section 8, proofs of absence -----------------------------------------------------------------------------------
+
+
+def check_absence(data, pinned):
+    """(model, patients, manifests, size), where a file shows that no mark of a patient is in any manifest."""
+    try:
+        file = json.loads(data)
+        notes = [file["statement"].encode(), file["checkpoint"].encode()]
+        keys = Keys(pinned, [note.encode() for note in file["rotations"]])
+        held = {bytes.fromhex(one["root"]): one for one in file["manifests"]}
+        size, root = keys.checkpoint(notes[1])
+        text = signed_text(notes[0], keys.at(size), len(notes[0])).decode()
+        head, *lines = text.removesuffix("\n").split("\n")
+        need(head == "cloche/absence/v1" and file["format"] == head, "the statement is not one of absence")
+        need(checkpoint_of("\n".join(lines[:3]).encode()) == (keys.at(size).name, size, root), "of another checkpoint")
+        facts = [tuple(line.split(" ")) for line in lines[3:]]
+        (_, model), _ = facts[:2]
+        marks = {name: strict_hex(mark) for _, name, mark in (fact for fact in facts if fact[0] == "patient")}
+        wanted = {strict_hex(one): (int(entry), int(count)) for _, one, entry, count in facts[2 + len(marks) :]}
+        order = ["model", "digest", *["patient"] * len(marks), *["manifest"] * len(wanted)]
+        need([fact[0] for fact in facts] == order and marks and wanted, "the statement's lines are not in order")
+        need(held.keys() == wanted.keys() and len(held) == len(file["manifests"]), "the manifests are not those stated")
+        for one, (entry, count) in wanted.items():
+            leaves = check_manifest(one, base64.b64decode(held[one]["leaves"], validate=True))
+            need(len(leaves) == count, "the leaves of a manifest are not as many as stated")
+            need(not {leaf[:32] for leaf in leaves} & {*marks.values()}, "the patient is in a manifest")
+            header, body = bytes.fromhex(held[one]["header"]), strict_hex(held[one]["body"])
+            need(len(header) == HEADER.size and entry < size, "an entry's header is damaged")
+            _, _, kind, _, origin, sequence, _, _ = HEADER.unpack(header)
+            fits = (kind, origin, sequence) == (1, sha(keys.at(size).name.encode()), entry)
+            path = [strict_hex(node) for node in held[one]["path"]]
+            fits = fits and root_by_inclusion(sha(b"\0", header, body), entry, size, path) == root
+            need(fits, "the entry that froze a manifest does not stand in the log")
+    except (KeyError, TypeError, AttributeError, struct.error) as error:
+        raise Broken("this is no proof of absence, or it is damaged") from error
+    return model, ", ".join(marks), len(wanted), size
+
+
+def strict_hex(text):
+    """32 bytes of hex. Raises ValueError."""
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise ValueError("hex")
+    return bytes.fromhex(text)
 
 
 # --- Sections 6 and 7: reading with a recipient's private key --------------------------------------------------------
@@ -437,12 +492,13 @@ def main(arguments):
         "--inclusion": "a proof (tlog-proof) that an entry stands in the log",
         "--consistency": "a proof that the log continues the checkpoint of --old",
         "--old": "the older checkpoint",
+        "--absence": "a proof that a patient's data is in no manifest behind a model",
     }.items():
         parser.add_argument(name, type=Path, help=text, metavar="FILE")
     parser.add_argument("--leaf", type=bytes.fromhex, help="the entry's leaf hash in hex, where there is no LOG")
     given = parser.parse_args(arguments)
-    if not (given.log or (given.inclusion and given.leaf) or given.consistency):
-        parser.error("give a LOG, or --inclusion with --leaf, or --consistency with --old")
+    if not (given.log or (given.inclusion and given.leaf) or given.consistency or given.absence):
+        parser.error("give a LOG, or --inclusion with --leaf, or --consistency with --old, or --absence")
     if given.consistency and not given.old:
         parser.error("--consistency needs --old")
     try:
@@ -476,6 +532,9 @@ def check_proofs(given, line):
     if given.consistency:
         found = check_consistency(given.consistency.read_bytes(), keys, given.old.read_bytes())
         print("intact: {} entries, continued to {}".format(*found))
+    if given.absence:
+        found = check_absence(given.absence.read_bytes(), Key.of(line))
+        print("intact: model {} learned from nothing of {}: {} manifests, in a log of {} entries".format(*found))
 
 
 if __name__ == "__main__":

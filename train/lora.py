@@ -1,6 +1,7 @@
 """LoRA adapters: attached to the language Linears by a root-anchored pattern, kept as one safetensors file."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +12,9 @@ from train.models.loading import Loaded
 
 METADATA = "cloche.adapter"
 """Key of the JSON in the safetensors header."""
+
+ORIGIN = "cloche.origin"
+"""Key beside it: JSON that says where the adapter came from."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,21 @@ def pack(model: Any, config: LoraConfig, base_digest: str) -> bytes:
         "dropout": asdict(config)["dropout"],
     }
     return save(tensors, metadata={METADATA: json.dumps(described)})
+
+
+def stamped(adapter: bytes, origin: Mapping[str, str | int]) -> bytes:
+    """The same adapter with where it came from in its header; the weights stay the same bytes.
+
+    Args:
+        adapter: bytes of `pack`.
+        origin: base digest, manifest root, run, the log's name and checkpoint.
+    """
+    size = int.from_bytes(adapter[:8], "little")
+    header = json.loads(adapter[8 : 8 + size])
+    header["__metadata__"][ORIGIN] = json.dumps(dict(origin), sort_keys=True)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned. Source: the safetensors format
+    return len(text).to_bytes(8, "little") + text + adapter[8 + size :]
 
 
 def unpack(adapter: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -113,6 +113,7 @@ def ask(
                 spread, text, share = {}, answer.text.strip(), math.exp(answer.logprob)
             detail = {
                 "model": model.id,
+                "gguf": str(model.note.get("sha256", "")),
                 "image": seen,
                 "question": hashlib.sha256(question.encode()).hexdigest(),
                 "answer": hashlib.sha256(text.encode()).hexdigest(),

@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -11,6 +11,8 @@ from PIL import Image
 
 from appliance.progress import Progress, aloud, silent
 from audit.actor import Actor
+from audit.catalogue import new_id
+from audit.checkpoint import Checkpoint
 from audit.datasets import freeze
 from audit.errors import BadInput, Refused
 from audit.events import Event
@@ -53,25 +55,38 @@ def as_config(*parts: Any, **more: Any) -> dict[str, Any]:
     return found | more
 
 
+def earlier(desk: Desk, kind: str, config: Mapping[str, Any], root: str | None = None) -> Run | None:
+    """The run of this kind and configuration that was cut off or is done; with this data set where one is named."""
+    for run in reversed(desk.vault.catalogue.runs(kind)):
+        same = dict(run.config) == dict(config) and root in (None, run.manifest_root)
+        if same and run.state in ("running", "done"):
+            return run
+    return None
+
+
 def begin(
     desk: Desk, kind: str, config: Mapping[str, Any], seed: int = 0, root: str = "", parents: Sequence[str] = ()
 ) -> Run:
     """The run of this kind and configuration: the one that was cut off, the one that is done, or a new one."""
-    for run in reversed(desk.vault.catalogue.runs(kind)):
-        if dict(run.config) == dict(config) and run.manifest_root == root and run.state in ("running", "done"):
-            return run
-    run = desk.vault.catalogue.start_run(kind, config, seed, root)
-    desk.vault.record(
-        Event(
-            "run.started",
-            desk.actor,
-            RESEARCH,
-            activity=kind,
-            objects=tuple(parents),
-            detail={"run": run.id, "manifest": root},
-        )
-    )
-    return run
+    if found := earlier(desk, kind, config, root):
+        return found
+    detail = {"run": new_id("run-"), "manifest": root}
+    # The event is first: where the work is cut off between the two, the log knows more than the catalogue, never less.
+    desk.vault.record(Event("run.started", desk.actor, RESEARCH, activity=kind, objects=tuple(parents), detail=detail))
+    return desk.vault.catalogue.start_run(kind, config, seed, root, id=detail["run"])
+
+
+def origin_of(desk: Desk, run: Run, base: str) -> dict[str, str | int]:
+    """What an artefact of a run carries of where it came from, so that it points to the log and the log to it."""
+    at = Checkpoint.from_body(desk.vault.checkpoint().partition(b"\n\n")[0])
+    return {
+        "base": base,
+        "manifest": run.manifest_root,
+        "run": run.id,
+        "log": at.origin,
+        "log_size": at.size,
+        "log_root": at.root.hex(),
+    }
 
 
 def finish(desk: Desk, run: Run, result: Mapping[str, Any]) -> Run:
@@ -133,9 +148,13 @@ def usable(desk: Desk, records: Sequence[Record]) -> list[Record]:
     return [one for one in records if one.id in allowed]
 
 
-def root_of(desk: Desk, records: Sequence[Record]) -> str:
-    """Merkle root of the data set of these records, hex; the data set is frozen under it."""
-    members = (o for r in records for o in (r.image, r.report))
+def members_of(records: Iterable[Record]) -> list[str]:
+    """Ids of the images and reports of records."""
+    return [o for r in records for o in (r.image, r.report)]
+
+
+def root_of(desk: Desk, members: Iterable[str]) -> str:
+    """Merkle root of the data set of these objects, hex; the data set is frozen under it."""
     return freeze(desk.vault, members, actor=desk.actor, activity="freeze").hex()
 
 
@@ -167,14 +186,16 @@ def objects_of_run(desk: Desk, run: Run, kind: str) -> list[StoredObject]:
 class VaultStore:
     """A run's checkpoint in the vault; the one before is deleted once the new one is durable."""
 
-    def __init__(self, desk: Desk, run: Run) -> None:
-        self.desk, self.run = desk, run
+    def __init__(self, desk: Desk, run: Run, before: Callable[[], None] = lambda: None) -> None:
+        """The store of a run; `before` is called before a checkpoint is kept: what it rests on is then durable, too."""
+        self.desk, self.run, self.before = desk, run, before
 
     def _kept(self) -> list[str]:
         return [o.id for o in objects_of_run(self.desk, self.run, "checkpoint")]
 
     def save(self, data: bytes) -> None:
         """Keep ``data`` in place of what was kept before."""
+        self.before()
         old = self._kept()
         self.desk.vault.put(
             "checkpoint", data, actor=self.desk.actor, note={"run": self.run.id}, activity=self.run.kind
@@ -186,7 +207,7 @@ class VaultStore:
         """What was kept last."""
         if not (kept := self._kept()):
             return None
-        with self.desk.vault.use(kept[-1:], RESEARCH, self.desk.actor, "resume") as opened:
+        with self.desk.vault.use(kept[-1:], RESEARCH, self.desk.actor, "resume", {"run": self.run.id}) as opened:
             return opened.read(kept[-1])
 
     def clear(self) -> None:

@@ -1,18 +1,21 @@
 """Stage: the candidate. Merge into the unquantised base, convert, quantise, compare with transformers (DESIGN §8)."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.jobs.common import RESEARCH, Desk, as_config, begin, finish, latest_adapter
+from appliance.jobs.common import RESEARCH, Desk, as_config, begin, finish, latest_adapter, origin_of
 from appliance.jobs.workdir import workdir
 from audit.errors import GateFailed
+from audit.models import store_model
 from audit.rows import NewObject, Run
 from train.evaluation.answerers import logits_of
 from train.gguf.convert import convert
 from train.gguf.engine import Engine
+from train.gguf.header import stamp
 from train.gguf.merge import merge
 from train.gguf.quantise import quantise
 from train.gguf.verify import Parity, Prompt, compare
@@ -71,6 +74,8 @@ def export(desk: Desk, model_dir: Path, config: ExportConfig, prompts: Sequence[
         small, small_base = work / "candidate.gguf", work / "base.gguf"
         quantise(full.text, small, config.quantisation)
         quantise(base.text, small_base, config.quantisation)
+        came = origin_of(desk, run, adapter.note["base"]) | {"adapter": adapter.note["sha256"], "learned": adapter.run}
+        stamp(small, small, {f"cloche.{key}": fact for key, fact in came.items()})
         merged = load(work / "merged", "fp32", "cpu")
         reference = logits_of(merged)
         parity: dict[str, Parity] = {}
@@ -100,13 +105,20 @@ def export(desk: Desk, model_dir: Path, config: ExportConfig, prompts: Sequence[
     numbers = {
         k: v.numbers() | {"bound_cosine": LOGIT_COSINE[k], "bound_same": SAME_ANSWERS[k]} for k, v in parity.items()
     }
-    model = desk.vault.catalogue.add_model(
+    model = store_model(
+        desk.vault,
         "gguf",
         ids[:2],
-        parent_model=adapter.id,
-        manifest_root=adapter.manifest_root,
-        run=run.id,
-        note={"state": "candidate", "base": adapter.note["base"], "family": dataclasses.asdict(merged.family), **note},
+        run,
+        actor=desk.actor,
+        parent=adapter.id,
+        note={
+            "state": "candidate",
+            "base": adapter.note["base"],
+            "sha256": hashlib.sha256(data[0]).hexdigest(),
+            "family": dataclasses.asdict(merged.family),
+            **note,
+        },
     )
     result = {
         "gguf": ids[0],

@@ -2,16 +2,31 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from appliance.jobs.common import RESEARCH, Desk, VaultStore, as_config, begin, finish, images_in, latest
+from appliance.jobs.common import (
+    RESEARCH,
+    Desk,
+    VaultStore,
+    as_config,
+    begin,
+    earlier,
+    finish,
+    images_in,
+    latest,
+    members_of,
+    origin_of,
+    root_of,
+)
 from appliance.jobs.rehearsal import rehearsal
+from appliance.jobs.steps import StepEvents
 from appliance.jobs.synthesise import conversations_of, triplets_of
 from audit.conversation import Turn
-from audit.events import Event
-from audit.rows import NewObject, Run
+from audit.models import store_model
+from audit.rows import NewObject, Record, Run
 from synth.triplet import PRECISE
+from train.lora import stamped
 from train.models.features import Features
 from train.models.loading import digest_of, load
 from train.rl.domain import Mirror
@@ -27,54 +42,53 @@ def train(desk: Desk, model_dir: Path, config: SftConfig, rehearse: int = 0) -> 
         rehearse: questions about drawn general pictures that are mixed in, against forgetting.
     """
     source = latest(desk, "synth")
-    run = begin(
-        desk,
-        "train",
-        as_config(config, synth=source.id, base=digest_of(model_dir), rehearse=rehearse),
-        config.seed,
-        source.manifest_root,
-        [source.result["conversations"]],
-    )
-    if run.state == "done":
-        return run
+    conversations = str(source.result["conversations"])
+    settings = as_config(config, synth=source.id, base=digest_of(model_dir), rehearse=rehearse)
+    before = earlier(desk, "train", settings)
+    if before and before.state == "done":
+        return before
     talks = conversations_of(desk, source, "train")
     images = sorted({i for t in talks for i in t.images})
+    members = [conversations, *images, *members_of(_records(desk, (t.record for t in talks)))]
+    run = begin(desk, "train", settings, config.seed, root_of(desk, members), [conversations])
     general, drawn = rehearsal(rehearse)
     loaded = load(model_dir, "nf4")
-    store = VaultStore(desk, run)
-    with desk.vault.use(images, RESEARCH, desk.actor, "train", {"run": run.id}) as opened:
+    steps = StepEvents(desk, run, members, resumed=before == run)
+    store = VaultStore(desk, run, steps.flush)
+    with desk.vault.use([conversations, *images], RESEARCH, desk.actor, "train", _told(run)) as opened:
         stored = images_in(opened)
         features = Features(loaded, lambda name: drawn[name] if name in drawn else stored(name))
-        steps = StepEvents(desk, run)
         trained = run_sft(loaded, [*talks, *general], features, config, store, desk.progress, steps.used)
         steps.flush()
-    parents = [source.result["conversations"], *images]
+    parents = [conversations, *images]
     return _keep(desk, run, store, trained.adapter, trained.metrics, parents, {"base": loaded.digest, "parent": ""})
 
 
 def align(desk: Desk, model_dir: Path, config: GrpoConfig, mirror: bool = True) -> Run:
     """Align the newest trained adapter on the kept triplets' short answers, with the mirror constraint."""
     source, trained = latest(desk, "synth"), latest(desk, "train")
-    adapter_id = trained.result["adapter"]
-    run = begin(
-        desk,
-        "align",
-        as_config(config, adapter=adapter_id, base=digest_of(model_dir), mirror=mirror),
-        config.seed,
-        source.manifest_root,
-        [adapter_id],
-    )
-    if run.state == "done":
-        return run
+    adapter_id, triplets = str(trained.result["adapter"]), str(source.result["triplets"])
+    settings = as_config(config, adapter=adapter_id, synth=source.id, base=digest_of(model_dir), mirror=mirror)
+    before = earlier(desk, "align", settings)
+    if before and before.state == "done":
+        return before
     prompts = [
         Prompt(t.image, (Turn("user", f"{PRECISE}\n{t.instruction}"),), t.precise, t.record)
         for t in triplets_of(desk, source, "align")
         if t.kept
     ]
-    loaded = load(model_dir, "nf4")
-    store, kept = VaultStore(desk, run), Completions()
     images = sorted({p.image for p in prompts})
-    with desk.vault.use([adapter_id, *images], RESEARCH, desk.actor, "align", {"run": run.id}) as opened:
+    members = [adapter_id, triplets, *images, *members_of(_records(desk, (p.record for p in prompts)))]
+    run = begin(desk, "align", settings, config.seed, root_of(desk, members), [adapter_id, triplets])
+    loaded = load(model_dir, "nf4")
+    kept, steps = Completions(), StepEvents(desk, run, members, resumed=before == run)
+    store = VaultStore(desk, run, steps.flush)
+
+    def taken(step: int, groups: Sequence[Group]) -> None:
+        steps.used(step, [g.prompt.record for g in groups])
+        kept.add(step, groups)
+
+    with desk.vault.use([adapter_id, triplets, *images], RESEARCH, desk.actor, "align", _told(run)) as opened:
         aligned = run_grpo(
             loaded,
             opened.read(adapter_id),
@@ -85,42 +99,29 @@ def align(desk: Desk, model_dir: Path, config: GrpoConfig, mirror: bool = True) 
             store,
             Mirror.of(loaded.tokenizer) if mirror else None,
             desk.progress,
-            kept.add,
+            taken,
         )
+        steps.flush()
     return _keep(
         desk,
         run,
         store,
         aligned.adapter,
         aligned.metrics,
-        [adapter_id, *images],
+        [adapter_id, triplets, *images],
         {"base": loaded.digest, "parent": trained.result["model"]},
         kept.lines,
     )
 
 
-class StepEvents:
-    """Tells the log, a few steps at a time, which records each step learns from, before it does."""
+def _records(desk: Desk, names: Iterable[str]) -> list[Record]:
+    """The records of these ids, once each; a drawn picture's conversation has none."""
+    return [desk.vault.catalogue.record(name) for name in sorted(set(names)) if name]
 
-    def __init__(self, desk: Desk, run: Run, every: int = 10) -> None:
-        self.desk, self.run, self.every = desk, run, every
-        self.waiting: list[tuple[int, tuple[str, ...]]] = []
 
-    def used(self, step: int, records: Sequence[str]) -> None:
-        """Note a step; committed every few."""
-        self.waiting.append((step, tuple(records)))
-        if len(self.waiting) >= self.every:
-            self.flush()
-
-    def flush(self) -> None:
-        """Commit what waits."""
-        if self.waiting:
-            detail = {"run": self.run.id, "steps": [s for s, _ in self.waiting]}
-            records = tuple(sorted({r for _, some in self.waiting for r in some}))
-            self.desk.vault.record(
-                Event("run.step", self.desk.actor, RESEARCH, activity="train", objects=records, detail=detail)
-            )
-            self.waiting = []
+def _told(run: Run) -> dict[str, str]:
+    """What the event of a run's use says of the run."""
+    return {"run": run.id, "manifest": run.manifest_root}
 
 
 class Completions:
@@ -153,6 +154,7 @@ def _keep(
     note: dict[str, str],
     completions: Sequence[str] = (),
 ) -> Run:
+    adapter = stamped(adapter, origin_of(desk, run, note["base"]))
     new = [
         NewObject("adapter", adapter, None, parents, {"run": run.id, "base": note["base"]}),
         NewObject("metrics", "\n".join(json.dumps(m) for m in metrics).encode(), None, (), {"run": run.id}),
@@ -160,12 +162,13 @@ def _keep(
     if completions:
         new.append(NewObject("completions", "\n".join(completions).encode(), None, parents, {"run": run.id}))
     ids = desk.vault.put_many(new, actor=desk.actor, activity=run.kind)
-    model = desk.vault.catalogue.add_model(
+    model = store_model(
+        desk.vault,
         "adapter",
         ids[:1],
-        parent_model=note["parent"],
-        manifest_root=run.manifest_root,
-        run=run.id,
+        run,
+        actor=desk.actor,
+        parent=note["parent"],
         note={"base": note["base"], "sha256": hashlib.sha256(adapter).hexdigest()},
     )
     done = finish(

@@ -107,7 +107,7 @@ def measure(
             RESEARCH,
             activity="evaluate",
             objects=tuple(ids),
-            detail={"run": run.id, "gates": passed},
+            detail={"run": run.id, "model": exported.result["model"], "gates": passed},
         )
     )
     desk.vault.catalogue.update_model(exported.result["model"], {"evaluation": run.id, "gates": passed})
@@ -204,7 +204,14 @@ def sign_candidate(desk: Desk, exported: Run, measured: Run, model_dir: Path) ->
     ]
     desk.vault.catalogue.update_model(model.id, {"state": "signed", "manifest": kept[0], "signature": kept[1]})
     desk.vault.record(
-        Event("model.signed", desk.actor, RESEARCH, activity="sign", objects=tuple(ids), detail={"run": run.id})
+        Event(
+            "model.signed",
+            desk.actor,
+            RESEARCH,
+            activity="sign",
+            objects=tuple(ids),
+            detail={"run": run.id, "model": model.id},
+        )
     )
     return finish(
         desk,

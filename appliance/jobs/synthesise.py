@@ -14,6 +14,7 @@ from appliance.jobs.common import (
     finish,
     images_in,
     lines_of,
+    members_of,
     objects_of_run,
     pairs_in,
     root_of,
@@ -70,7 +71,7 @@ def synthesise(desk: Desk, writers: Writers, config: SynthConfig, limit: int | N
     check_directory(writers.synthesizer)
     config = dataclasses.replace(config, known=float(about(writers.synthesizer).get("known_words", config.known)))
     records = training_records(desk)[:limit]
-    root = root_of(desk, records)
+    root = root_of(desk, members_of(records))
     shared = writers.judge == writers.synthesizer
     digest = digest_of(writers.synthesizer)
     judge_digest = digest if shared else digest_of_judge(writers.judge)
@@ -81,7 +82,7 @@ def synthesise(desk: Desk, writers: Writers, config: SynthConfig, limit: int | N
         return run
     loaded = load(writers.synthesizer, digest=digest)
     with desk.vault.use(
-        [o for r in records for o in (r.image, r.report)], RESEARCH, desk.actor, "synth", {"run": run.id}
+        members_of(records), RESEARCH, desk.actor, "synth", {"run": run.id, "manifest": root}
     ) as opened:
         pairs = pairs_in(opened, records)
         features = Features(loaded, images_in(opened))
@@ -89,7 +90,7 @@ def synthesise(desk: Desk, writers: Writers, config: SynthConfig, limit: int | N
         for number, start in enumerate(range(0, len(pairs), config.chunk)):
             kept = [o for o in objects_of_run(desk, run, "synth-part") if o.note.get("chunk") == number]
             if kept:
-                with desk.vault.use([kept[0].id], RESEARCH, desk.actor, "resume") as again:
+                with desk.vault.use([kept[0].id], RESEARCH, desk.actor, "resume", {"run": run.id}) as again:
                     written += [Triplet.from_json(line) for line in lines_of(again.read(kept[0].id))]
                 continue
             some = pairs[start : start + config.chunk]
@@ -116,7 +117,7 @@ def synthesise(desk: Desk, writers: Writers, config: SynthConfig, limit: int | N
             )
         triplets = finish_synthesis(loaded, judge, pairs, written, features, config, desk.progress)
     talks = assemble(pairs, triplets, config.seed)
-    sources = [o for r in records for o in (r.image, r.report)]
+    sources = members_of(records)
     new = [
         NewObject("triplets", "\n".join(t.to_json() for t in triplets).encode(), None, sources, {"run": run.id}),
         NewObject("conversations", "\n".join(c.to_json() for c in talks).encode(), None, sources, {"run": run.id}),

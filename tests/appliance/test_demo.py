@@ -12,6 +12,8 @@ import pytest
 
 from appliance.demo.hospital.structures import NAMES
 from appliance.demo.hospital.wheels import cached
+from audit.keys import KeyPair
+from tests.audit.agreement import differences
 
 pytestmark = [
     pytest.mark.slow,
@@ -120,6 +122,22 @@ def test_the_model_answers_and_the_answer_is_logged(demo: tuple[Path, dict[str, 
     assert abs(sum(said["distribution"].values()) - 1) < 1e-6
     assert "visual tokens" in done.stderr and "diagnosis" in done.stderr
     assert json.loads(cloche(folder, "audit", "verify", "--json").stdout)["size"] > entries
+
+
+def test_the_catalogues_lineage_is_the_logs(demo: tuple[Path, dict[str, object]]) -> None:
+    """All that the catalogue states stands in the log; where a run was killed, the log may know more."""
+    folder, _ = demo
+    key = KeyPair.load(folder / "auditor.demo.key", (folder / "passphrase.demo").read_bytes().strip())
+    assert differences(folder / "home", key)[0] == []
+
+
+def test_who_was_held_out_has_a_proof_and_who_was_learned_from_none(demo: tuple[Path, dict[str, object]]) -> None:
+    folder, _ = demo
+    model = json.loads(cloche(folder, "models", "--json").stdout)[-1]["id"]
+    records = json.loads(cloche(folder, "records", "--json").stdout)
+    splits = {record["split"]: record["patient"] for record in records}
+    assert cloche(folder, "audit", "absent", splits["held-out"], "--model", model).returncode == 0
+    assert cloche(folder, "audit", "absent", splits["train"], "--model", model).returncode == 3
 
 
 def test_nothing_of_a_killed_run_is_left(demo: tuple[Path, dict[str, object]]) -> None:

@@ -37,17 +37,21 @@ def live(vault: Vault) -> History:
         )
     _begin(vault, "synth", "run-synth", [])
     _use(vault, [images[LEARNED]], "synth", "run-synth")
-    pack = vault.put("conversations", b"c", actor=STEWARD, parents=[images[LEARNED]], activity="synth")
+    pack = vault.put(
+        "conversations", b"c", actor=STEWARD, parents=[images[LEARNED]], activity="synth", note=_by("synth")
+    )
     _end(vault, "synth", "run-synth")
     _begin(vault, "train", "run-train", [pack])
     _use(vault, [pack], "train", "run-train")
     detail = {"run": "run-train", "steps": [0, 1]}
     step = Event("run.step", STEWARD, "HRESCH", objects=(records[LEARNED],), activity="train", detail=detail)
     vault.record(step)
-    adapter = vault.put("adapter", b"a", actor=STEWARD, activity="train")  # its parents: only the run tells
+    adapter = vault.put(
+        "adapter", b"a", actor=STEWARD, activity="train", note=_by("train")
+    )  # its parents: only the run tells
     _end(vault, "train", "run-train")
     _begin(vault, "export", "run-export", [adapter])
-    gguf = vault.put("gguf", b"g", actor=STEWARD, parents=[adapter], activity="export")
+    gguf = vault.put("gguf", b"g", actor=STEWARD, parents=[adapter], activity="export", note=_by("export"))
     _end(vault, "export", "run-export")
     _begin(vault, "evaluate", "run-eval", [gguf])
     _use(vault, [gguf, images[HELD_OUT]], "evaluate", "run-eval")
@@ -66,6 +70,11 @@ def live(vault: Vault) -> History:
     vault.record(Event("disclosure.made", STEWARD, "HRESCH", objects=objects, activity="study", detail=disclosed))
     vault.record(Event("model.exported", STEWARD, "HRESCH", objects=(gguf,), detail={"to": "model.gguf"}))
     return History(records, images, pack, adapter, gguf)
+
+
+def _by(activity: str) -> dict[str, str | int | float]:
+    """The note of what a run made."""
+    return {"run": f"run-{activity}"}
 
 
 def _begin(vault: Vault, activity: str, run: str, inputs: list[str]) -> None:

@@ -15,7 +15,7 @@ from audit.conversation import Conversation, Turn
 from audit.errors import BadInput, ClocheError, Refused
 from train.checkpoints import MemoryStore
 from train.data.rows import collate, packed_row, shared_row
-from train.lora import METADATA, LoraConfig, attach, detach, pack, unpack
+from train.lora import METADATA, ORIGIN, LoraConfig, attach, detach, pack, stamped, unpack
 from train.models.forward import learned_logits
 from train.sft import SftConfig, Trained, _step, rows_of, run_sft
 
@@ -271,3 +271,14 @@ def test_what_is_no_adapter_is_said(noise: bytes, tail: bytes, size: int) -> Non
         with pytest.raises(ClocheError) as caught:
             unpack(data)
         assert type(caught.value) is BadInput
+
+
+def test_an_adapter_says_where_it_came_from_and_is_the_same_adapter(loaded: Any, features: Any) -> None:
+    adapter = run(loaded, features, replace(CONFIG, epochs=1)).adapter
+    origin = {"base": loaded.digest, "manifest": "ab" * 32, "run": "run-x", "log": "cloche/log/x", "log_size": 7}
+    told = stamped(stamped(adapter, {"run": "another"}), origin)
+    before, after = unpack(adapter), unpack(told)
+    assert before[1] == after[1] and before[0].keys() == after[0].keys()
+    assert all(torch.equal(tensor, after[0][name]) for name, tensor in before[0].items())
+    header = json.loads(told[8 : 8 + int.from_bytes(told[:8], "little")])
+    assert json.loads(header["__metadata__"][ORIGIN]) == origin and int.from_bytes(told[:8], "little") % 8 == 0

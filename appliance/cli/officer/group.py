@@ -29,6 +29,7 @@ COMMANDS: dict[str, Entry] = {
     "patient": Entry("appliance.cli.officer.subjects:patient", QUESTIONS, "Tell everything about one patient."),
     "user": Entry("appliance.cli.officer.subjects:user", QUESTIONS, "Tell what one person did."),
     "model": Entry("appliance.cli.officer.subjects:model", QUESTIONS, "Tell where a model came from and went."),
+    "absent": Entry("appliance.cli.officer.absent:absent", QUESTIONS, "Prove that a model never saw a patient's data."),
     "disclosures": Entry("appliance.cli.officer.disclosures:disclosures", QUESTIONS, "Account for what left the box."),
     "review": Entry("appliance.cli.officer.review:review", QUESTIONS, "Record that you reviewed the log."),
     "export": Entry("appliance.cli.officer.export:export", QUESTIONS, "Write the events as FHIR, CSV or JSON lines."),

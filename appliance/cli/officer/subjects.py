@@ -77,10 +77,11 @@ def user(settings: Settings, user: str, source: Source) -> None:
 
 @click.command()
 @click.argument("model")
+@click.option("--records", is_flag=True, help="List the records and patients in its ancestry instead.")
 @source
 @json_option
 @click.pass_obj
-def model(settings: Settings, model: str, source: Source) -> None:
+def model(settings: Settings, model: str, records: bool, source: Source) -> None:
     """Tell where a model came from and what was done with it: runs, data sets, evaluations, exports, questions.
 
     MODEL is its id, the id of one of its files, or of a run that measured or signed it; a beginning of 4 letters will
@@ -90,9 +91,13 @@ def model(settings: Settings, model: str, source: Source) -> None:
     Examples:
       cloche audit model model-8sdqk2mz7p --key auditor.key
       cloche audit model model-8sdq carried.sqlite --key auditor.key --json
+      cloche audit model model-8sdq --records --key auditor.key
     """
     from audit.works import about_model
 
+    if records:
+        _members(settings, model, source)
+        return
     with reading(settings, source, {"command": "model", "model": model}) as found:
         answers = about_model(found.events(), model)
         if settings.as_json:
@@ -101,6 +106,24 @@ def model(settings: Settings, model: str, source: Source) -> None:
             say(f"There is no event about a model {model} in this log.")
         for answer in () if settings.as_json else answers:
             _tell_model(answer)
+
+
+def _members(settings: Settings, model: str, source: Source) -> None:
+    """Whose records are in a model's ancestry, and in how many steps."""
+    from audit.members import members_of
+
+    with reading(settings, source, {"command": "model", "model": model, "records": True}) as found:
+        told = members_of(found.events(), model)
+        if settings.as_json:
+            emit(settings, [asdict(one) for one in told], "")
+            return
+        if not told:
+            say(f"There is no event about a model {model} in this log.")
+        for one in told:
+            say(f"{one.model}: {many(len(one.members), 'record')} of {many(len(one.patients), 'patient')}")
+            rows = [(m.patient, m.record, few(m.runs), f"{m.steps:,}") for m in one.members]
+            if rows:
+                table(("patient", "record", "runs that read it", "#steps"), rows)
 
 
 def _tell_patient(answer: "PatientAnswer") -> None:
