@@ -113,6 +113,14 @@ class Catalogue:
         query += " AND (?2 IS NULL OR patient = ?2)"
         return [_stored(row) for row in self._rows(query + " ORDER BY rowid", kind, patient)]
 
+    def deleted_objects(self) -> list[StoredObject]:
+        """Objects whose files are gone, oldest first."""
+        return [_stored(row) for row in self._rows("SELECT * FROM objects WHERE deleted != '' ORDER BY rowid")]
+
+    def links(self) -> list[tuple[str, str]]:
+        """Every object's parents: pairs of child and parent."""
+        return [(row["child"], row["parent"]) for row in self._rows("SELECT child, parent FROM parents")]
+
     def latest_object(self, kind: str) -> StoredObject | None:
         """The newest object of a kind that is there."""
         query = "SELECT * FROM objects WHERE kind = ? AND deleted = '' ORDER BY rowid DESC LIMIT 1"

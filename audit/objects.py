@@ -108,14 +108,28 @@ class ObjectStore:
 
     def chunks(self, object_id: str, key: bytes) -> Iterator[bytes]:
         """The plaintext of an object, chunk by chunk. Raises IntegrityFailure where it is gone or was changed."""
-        with self._open(object_id) as file:
+        with self.open(object_id) as file:
             yield from stream.open_chunks(key, file, where=file.name)
 
-    def _open(self, object_id: str) -> BinaryIO:
+    def names(self) -> list[str]:
+        """Names of the files that have their final places, and paths of others that lie among them."""
+        with storage(self._objects):
+            return [
+                path.name if path == self._final(path.name) else str(path.relative_to(self._objects.parent))
+                for path in self._objects.rglob("*")
+                if path.is_symlink() or not path.is_dir()
+            ]
+
+    def holds(self, object_id: str) -> bool:
+        """Whether there is a file of an object."""
+        return any(path.exists() for path in (self._final(object_id), self._incoming / object_id))
+
+    def open(self, object_id: str) -> BinaryIO:
+        """An object's file. Raises IntegrityFailure where it is gone, EnvironmentProblem where it cannot be read."""
         path = self._final(object_id)
         for candidate in (path, self._incoming / object_id, path):  # it may be renamed between two looks
             try:
-                return open(candidate, "rb")
+                return candidate.open("rb")
             except FileNotFoundError:
                 continue
             except OSError as error:

@@ -29,6 +29,7 @@ from audit.home import CATALOGUE, check
 from audit.keys import Recipient
 from audit.objects import pieces
 from audit.rows import NewObject, StoredObject
+from audit.scrub import Checked, Step
 from audit.vault import Opened, Vault
 from audit.witnessed import Imported
 
@@ -216,6 +217,13 @@ class RemoteVault(Vault):
     def link(self, one: str, other: str, actor: Actor, *, undo: bool = False) -> tuple[str, ...]:
         """See `Vault.link`."""
         return tuple(self._channel.ask("link", one=one, other=other, actor=actor, undo=undo))
+
+    def checking(self, actor: Actor, fast: bool) -> Iterator[Step | Checked]:
+        """See `Vault.checking`."""
+        step = self._channel.ask("scrub", actor=actor, fast=fast)
+        while step is not None:
+            yield step
+            step = self._channel.ask("scrub_more")
 
     # -- log and names
 

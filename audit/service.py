@@ -24,11 +24,12 @@ from audit.errors import BadInput, EnvironmentProblem, Refused
 from audit.events import Event
 from audit.home import share
 from audit.rows import NewObject, StoredObject
+from audit.scrub import Checked, Step
 from audit.vault import Opened, Vault
 
 CALLS = {
     "checkpoint", "commit", "delete", "discard", "end", "import_visit", "keep", "link", "log_key", "mark", "more",
-    "open", "permitted", "policy", "pseudonym", "read", "recipients", "seal", "set_consent", "set_policy",
+    "open", "permitted", "policy", "pseudonym", "read", "recipients", "scrub", "scrub_more", "seal", "set_consent", "set_policy",
 }  # fmt: skip
 """What a client may ask for, beside the ceremonies."""
 CEREMONIES = {
@@ -49,6 +50,7 @@ class Attendant:
         self._uses: dict[int, tuple[ExitStack, Opened]] = {}
         self._readings: dict[int, Iterator[bytes]] = {}
         self._sealed: dict[str, StoredObject] = {}
+        self._scrubbing: Iterator[Step | Checked] = iter(())
         self._count = 0
 
     def serve(self) -> None:
@@ -152,6 +154,14 @@ class Attendant:
         if chunk is None:
             del self._readings[reading]
         return {"ok": None if chunk is None else reading}, chunk or b""
+
+    def _scrub(self, actor: Actor, fast: bool) -> Step | Checked | None:
+        self._check(actor)
+        self._scrubbing = self._vault.checking(actor, fast)
+        return self._scrub_more()
+
+    def _scrub_more(self) -> Step | Checked | None:
+        return next(self._scrubbing, None)
 
     def _delete(self, ids: list[str], actor: Actor, activity: str) -> None:
         self._check(actor)

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from audit import accounts, consent, manifest
+from audit import accounts, consent, manifest, scrub
 from audit.actor import Actor
 from audit.catalogue import Catalogue, now
 from audit.ceremonies import Ceremonies
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from audit.witnessed import Imported
 
 __all__ = ["NewObject", "Opened", "Vault"]
+Report = Callable[[int, int, str], None]
+"""Told how far long work is: how much is done, of how much, of what."""
 _BATCH_OBJECTS, _BATCH_BYTES = 512, 256 << 20
 """How much `put_many` writes before it commits."""
 
@@ -300,6 +302,17 @@ class Vault:
     def link(self, one: str, other: str, actor: Actor, *, undo: bool = False) -> tuple[str, ...]:
         """Make two identities one person's, or undo that. See `consent.link`."""
         return consent.link(self, one, other, actor, undo=undo)
+
+    def check(self, actor: Actor, fast: bool = False, report: Report = lambda *_: None) -> scrub.Checked:
+        """Check every object against the catalogue: see `scrub.scrub`; one event tells what was found."""
+        return scrub.run(self, self.checking(actor, fast), report)
+
+    def checking(self, actor: Actor, fast: bool) -> Iterator[scrub.Step | scrub.Checked]:
+        """The steps of `check`; the last one's event is durable before it comes."""
+        for step in scrub.scrub(self.catalogue, self._store, self._custodian.key_to_check, fast):
+            if isinstance(step, scrub.Checked):
+                self.record(scrub.event_of(step, actor))
+            yield step
 
     # -- log and names
 

@@ -19,13 +19,17 @@ from audit.errors import BadInput, ClocheError
 from audit.events import Event
 from audit.keys import Cost, Recipient
 from audit.rows import StoredObject
+from audit.scrub import Checked, Finding, Step
 from audit.witnessed import Imported
 
 PIECE_BYTES = 1 << 20
 """Bytes of data in one message at most."""
 _LENGTHS = struct.Struct(">II")
 _MOST_HEAD = 64 << 20
-_VALUES = {cls.__name__: cls for cls in (Actor, Cost, Event, Imported, Recipient, StoredObject, VerifierKey)}
+_VALUES = {
+    cls.__name__: cls
+    for cls in (Actor, Checked, Cost, Event, Finding, Imported, Recipient, Step, StoredObject, VerifierKey)
+}
 _ERRORS = {one.__name__: one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, ClocheError)}
 
 
