@@ -298,7 +298,10 @@ class Catalogue:
 
     def _rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
         with self._lock, storage(self._path):
-            return self._connection.execute(query, values).fetchall()
+            try:
+                return self._connection.execute(query, values).fetchall()
+            except UnicodeEncodeError:  # a name that is no text: no row can hold it
+                return []
 
     def _insert(self, table: str, row: Iterable[Any]) -> None:
         values = tuple(row)

@@ -208,7 +208,11 @@ class Custodian:
         number = hospital_number.strip()
         if not number:
             raise BadInput("the patient's number is empty")
-        return "P-" + base64.b32encode(self.mark("pseudonym", number.encode()))[:10].decode()
+        try:
+            known = number.encode()
+        except UnicodeEncodeError as error:
+            raise BadInput("the patient's number is no text") from error
+        return "P-" + base64.b32encode(self.mark("pseudonym", known))[:10].decode()
 
     def mark(self, label: str, data: bytes) -> bytes:
         """HMAC-SHA256 of data under the appliance's naming key and a label, 32 bytes."""

@@ -25,7 +25,7 @@ from audit.events import Event
 from audit.guard import Guard
 from audit.home import CATALOGUE, check, make
 from audit.keys import COST, Cost, Recipient
-from audit.objects import ObjectStore, size_of
+from audit.objects import ObjectStore, check_id, size_of
 from audit.rows import NewObject, Note, StoredObject
 from audit.sealing import common_suite
 
@@ -227,6 +227,7 @@ class Vault:
     def discard(self, object_ids: Iterable[str]) -> None:
         """Delete the files of sealed objects that have no row; those that have one are kept."""
         for object_id in object_ids:
+            check_id(object_id)
             if not self._has_row(object_id):  # Ctrl-C may come right after the rows were committed
                 self._store.remove(object_id)
 
@@ -377,6 +378,7 @@ class Vault:
     def _present(self, object_ids: Iterable[str]) -> list[StoredObject]:
         found = self.catalogue.objects_named(object_ids)
         for stored in found:
+            check_id(stored.id)
             if stored.deleted:
                 raise BadInput(f"this object was deleted at {stored.deleted}", where=stored.id)
         return found

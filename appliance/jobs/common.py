@@ -11,6 +11,7 @@ from PIL import Image
 
 from appliance.progress import Progress, aloud, silent
 from audit.actor import Actor
+from audit.catalogue import new_id
 from audit.datasets import freeze
 from audit.errors import BadInput, Refused
 from audit.events import Event
@@ -60,7 +61,7 @@ def begin(
     for run in reversed(desk.vault.catalogue.runs(kind)):
         if dict(run.config) == dict(config) and run.manifest_root == root and run.state in ("running", "done"):
             return run
-    run = desk.vault.catalogue.start_run(kind, config, seed, root)
+    name = new_id("run-")
     desk.vault.record(
         Event(
             "run.started",
@@ -68,10 +69,10 @@ def begin(
             RESEARCH,
             activity=kind,
             objects=tuple(parents),
-            detail={"run": run.id, "manifest": root},
+            detail={"run": name, "manifest": root},
         )
     )
-    return run
+    return desk.vault.catalogue.start_run(kind, config, seed, root, id=name)
 
 
 def finish(desk: Desk, run: Run, result: Mapping[str, Any]) -> Run:

@@ -19,7 +19,7 @@ from audit.keys import KeyPair
 from audit.reading import read
 from audit.service import listen
 from audit.verify import verify
-from tests.appliance.stages import STAGES, write_hospital
+from tests.appliance.stages import RECORDS, STAGES, write_hospital
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -99,12 +99,11 @@ def test_each_object_that_was_read_has_an_earlier_event_that_names_it(made: Made
         if logged.event is not None and logged.event.kind == "object.used":
             for name in logged.event.objects:
                 used.setdefault(name, logged.sequence)
-    assert len(made.reads) > 50
     for name, entries in made.reads:
         assert used[name] < entries  # it was in the log, committed, when the file was opened
     with sqlite3.connect(f"file:{made.home}/vault/catalogue.sqlite?mode=ro", uri=True) as catalogue:
         records = {one for row in catalogue.execute("SELECT image, report FROM records") for one in row}
-    assert records <= {name for name, _ in made.reads}
+    assert len(records) == 2 * RECORDS and records <= {name for name, _ in made.reads}
 
 
 COMMANDS = (
@@ -115,12 +114,21 @@ COMMANDS = (
     "align --steps 1 --json",
     "export --json",
     "ingest {source} --json",
-    "records --json",
     "records check --json",
+    "audit show --key {key} --json",
+    "records --json",
     "models --json",
     "runs --json",
-    "audit show --key {key} --json",
 )
+"""The last three read the catalogue alone, which stands in plain and holds nothing of a record: they may answer."""
+
+
+def state(home: Path) -> tuple[list[str], str]:
+    """Names of all files, and all that the catalogue says."""
+    with sqlite3.connect(f"file:{home}/vault/catalogue.sqlite?mode=ro", uri=True) as catalogue:
+        said = "\n".join(catalogue.iterdump())
+    files = (str(path) for path in home.rglob("*") if path.is_file())
+    return sorted(name for name in files if not name.endswith(("-wal", "-shm"))), said
 
 
 @pytest.mark.parametrize("part", ["audit", "."], ids=["the log read-only", "the home read-only"])
@@ -134,18 +142,21 @@ def test_where_the_log_cannot_be_written_no_command_yields_anything(
     if shutil.which("unshare") is None or subprocess.run([*unshared, mounted + "true"], check=False).returncode:
         pytest.skip("no mount of one's own here")
     Image.new("L", (64, 64)).save(tmp_path / "asked.png")
-    before = {path: path.stat().st_mtime_ns for path in made.home.rglob("*") if path.is_file()}
+    write_hospital(tmp_path / "more", f"{CANARY}.", number="M")
+    before = state(made.home)
     words = command.format(
         image=tmp_path / "asked.png",
-        source=made.home.parent / "hospital" / "pairs.jsonl",
+        source=tmp_path / "more" / "pairs.jsonl",
         key=made.home.parent / "auditor.key",
     )
     line = f"exec {sys.executable} -m appliance.cli.main --home {shlex.quote(str(made.home))} {words}"
     done = subprocess.run(
         [*unshared, mounted + line], cwd=ROOT, env=made.environment(), capture_output=True, text=True, check=False
     )
+    assert state(made.home) == before
+    assert "Traceback" not in done.stderr and CANARY not in done.stdout + done.stderr
+    if command in COMMANDS[-3:] and part == "audit":
+        assert done.returncode == 0
+        return
     assert done.returncode in (4, 6), (done.returncode, done.stderr[-2000:])
-    assert done.stdout == "" and "Traceback" not in done.stderr and CANARY not in done.stderr
-    assert "cloche: " in done.stderr and "Next: " in done.stderr
-    after = {path: path.stat().st_mtime_ns for path in made.home.rglob("*") if path.is_file()}
-    assert {path for path in before if before[path] != after.get(path)} <= {made.home / "vault" / "lock"}
+    assert done.stdout == "" and "cloche: " in done.stderr and "Next: " in done.stderr
