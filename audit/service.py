@@ -29,7 +29,8 @@ from audit.vault import Opened, Vault
 
 CALLS = {
     "checkpoint", "commit", "delete", "discard", "end", "import_visit", "keep", "link", "log_key", "mark", "more",
-    "open", "permitted", "policy", "pseudonym", "read", "recipients", "scrub", "scrub_more", "seal", "set_consent", "set_policy",
+    "open", "permitted", "policy", "pseudonym", "read", "recipients", "scrub", "scrub_more", "seal", "set_consent",
+    "set_policy",
 }  # fmt: skip
 """What a client may ask for, beside the ceremonies."""
 CEREMONIES = {

@@ -103,7 +103,7 @@ def test_what_only_decryption_sees(filled):
 def test_a_row_that_was_changed_opens_nothing(filled, column):
     image = of_kind(filled, "image")[0]
     value = {"salt": bytes(32), "version": 7, "patient": "P-BBBBBBBBBB"}[column]
-    change(filled, f"UPDATE objects SET {column} = ? WHERE id = ?", value, image)
+    change(filled, f"UPDATE objects SET {column} = ? WHERE id = ?", value, image)  # noqa: S608
     expected = {("unreadable", image)} | ({("contradiction", "rec-aaa")} if column == "patient" else set())
     assert found(filled) == expected
 
