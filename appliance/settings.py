@@ -132,6 +132,7 @@ def open_vault(settings: Settings, role: str, *, alone: bool = False) -> Iterato
     Raises:
         Refused: there is no appliance, its passphrase is wrong, or a newer version made it.
     """
+    from appliance.jobs.workdir import sweep
     from audit.actor import Actor
     from audit.home import check
     from audit.remote import RemoteVault
@@ -143,5 +144,6 @@ def open_vault(settings: Settings, role: str, *, alone: bool = False) -> Iterato
         if served and not alone
         else RemoteVault.open(settings.home, read_passphrase(), alone=alone)
     )
+    sweep(settings.home)  # weights that a killed process left lie in plain until somebody removes them
     with opened as vault:
         yield vault, Actor.current(role)

@@ -128,6 +128,14 @@ class Catalogue:
         query += f"SELECT {far} FROM parents JOIN met ON {near} = met.id) SELECT id FROM met"  # noqa: S608 ours
         return {row["id"] for row in self._rows(query, json.dumps(list(object_ids)))}
 
+    def deleted_objects(self) -> list[StoredObject]:
+        """Objects whose files are gone, oldest first."""
+        return [_stored(row) for row in self._rows("SELECT * FROM objects WHERE deleted != '' ORDER BY rowid")]
+
+    def links(self) -> list[tuple[str, str]]:
+        """Every object's parents: pairs of child and parent."""
+        return [(row["child"], row["parent"]) for row in self._rows("SELECT child, parent FROM parents")]
+
     def latest_object(self, kind: str) -> StoredObject | None:
         """The newest object of a kind that is there."""
         query = "SELECT * FROM objects WHERE kind = ? AND deleted = '' ORDER BY rowid DESC LIMIT 1"
@@ -312,7 +320,10 @@ class Catalogue:
 
     def _rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
         with self._lock, storage(self._path):
-            return self._connection.execute(query, values).fetchall()
+            try:
+                return self._connection.execute(query, values).fetchall()
+            except UnicodeEncodeError:  # a name that is no text: no row can hold it
+                return []
 
     def _insert(self, table: str, row: Iterable[Any]) -> None:
         values = tuple(row)

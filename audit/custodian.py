@@ -191,12 +191,24 @@ class Custodian:
         self.commit(events)
         return {stored.id: self._blob_key(stored, make=False) for stored in objects}
 
+    def key_to_check(self, stored: StoredObject) -> bytes:
+        """Key of one object for a scrub in this process, which drops the plaintext and is an event of its own.
+
+        Raises:
+            IntegrityFailure: its patient has no key, or it was changed.
+        """
+        return self._blob_key(stored, make=False)
+
     def pseudonym(self, hospital_number: str) -> str:
         """The appliance's name for a patient: ``P-`` and 10 letters and digits. Raises BadInput for an empty one."""
         number = hospital_number.strip()
         if not number:
             raise BadInput("the patient's number is empty")
-        return "P-" + base64.b32encode(self.mark("pseudonym", number.encode()))[:10].decode()
+        try:
+            known = number.encode()
+        except UnicodeEncodeError as error:
+            raise BadInput("the patient's number is no text") from error
+        return "P-" + base64.b32encode(self.mark("pseudonym", known))[:10].decode()
 
     def mark(self, label: str, data: bytes) -> bytes:
         """HMAC-SHA256 of data under the appliance's naming key and a label, 32 bytes."""

@@ -9,8 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from audit.printable import printable
+
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE}
 """Errors of the machine below us; not of what a person typed."""
+_LONGEST = 600
+"""Letters of a part of a message at most."""
 
 
 class ClocheError(Exception):
@@ -32,9 +36,9 @@ class ClocheError(Exception):
 
     def diagnostics(self) -> str:
         """The message for a person: what, where, and what to do next."""
-        place = f" ({self.where})" if self.where else ""
-        step = f"\n  Next: {self.hint}" if self.hint else ""
-        return f"{self.what}{place}.{step}"
+        place = f" ({_told(self.where)})" if self.where else ""
+        step = f"\n  Next: {_told(self.hint)}" if self.hint else ""
+        return f"{_told(self.what)}{place}.{step}"
 
     def __str__(self) -> str:
         return self.diagnostics()
@@ -64,6 +68,12 @@ class EnvironmentProblem(ClocheError):
     """The machine cannot do it: a full disk, a missing program, too little memory."""
 
     exit_code = 6
+
+
+def _told(text: str) -> str:
+    """A part of a message, harmless to look at and not too long: a file's name may be a stranger's."""
+    told = printable(text)
+    return told if len(told) <= _LONGEST else f"{told[: _LONGEST // 2]} ... {told[-_LONGEST // 2 :]}"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +15,8 @@ from audit.rows import Data
 
 READ_BYTES = 1 << 20
 """Bytes taken from a file at once."""
+_ID = re.compile(r"[a-z2-7]{26}", re.ASCII)
+"""An object's id: 16 random bytes in base32."""
 
 
 class ObjectStore:
@@ -104,7 +107,7 @@ class ObjectStore:
 
     def remove(self, object_id: str) -> None:
         """Delete a file wherever it is; nothing happens where there is none."""
-        for path in (self._incoming / object_id, self._final(object_id)):
+        for path in (self._final(object_id), self._incoming / object_id):
             path.unlink(missing_ok=True)
 
     def settled(self) -> None:
@@ -118,12 +121,29 @@ class ObjectStore:
         with self.open(object_id) as file:
             yield from stream.open_chunks(key, file, where=file.name)
 
+    def names(self) -> list[str]:
+        """Names of the files that have their final places, and paths of others that lie among them."""
+        with storage(self._objects):
+            return [
+                path.name
+                if path.parent == self._objects / path.name[:2]
+                else str(path.relative_to(self._objects.parent))
+                for path in self._objects.rglob("*")
+                if path.is_symlink() or not path.is_dir()
+            ]
+
+    def holds(self, object_id: str) -> bool:
+        """Whether there is a file of an object."""
+        return bool(_ID.fullmatch(object_id)) and any(
+            path.exists() for path in (self._final(object_id), self._incoming / object_id)
+        )
+
     def open(self, object_id: str) -> BinaryIO:
-        """An object's file, sealed as it is. Raises IntegrityFailure where it is gone, EnvironmentProblem."""
+        """An object's file. Raises IntegrityFailure where it is gone, EnvironmentProblem where it cannot be read."""
         path = self._final(object_id)
         for candidate in (path, self._incoming / object_id, path):  # it may be renamed between two looks
             try:
-                return open(candidate, "rb")
+                return candidate.open("rb")
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -133,7 +153,17 @@ class ObjectStore:
         raise IntegrityFailure("an object of the vault is gone", where=str(path), hint="restore it from a backup")
 
     def _final(self, object_id: str) -> Path:
+        """Where an object's file belongs. Raises as `check_id`: a changed row must lead nowhere else."""
+        check_id(object_id)
         return self._objects / object_id[:2] / object_id
+
+
+def check_id(object_id: str) -> None:
+    """See that an id is one that the custodian gives. Raises IntegrityFailure."""
+    if not _ID.fullmatch(object_id):
+        raise IntegrityFailure(
+            "the catalogue names an object as none is named", where=object_id, hint="cloche records check"
+        )
 
 
 def size_of(data: Data) -> int:

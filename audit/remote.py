@@ -30,6 +30,7 @@ from audit.home import CATALOGUE, check
 from audit.keys import Recipient
 from audit.objects import pieces
 from audit.rows import NewObject, StoredObject
+from audit.scrub import Checked, Step
 from audit.vault import Opened, Vault
 from audit.witnessed import Imported
 
@@ -233,6 +234,13 @@ class RemoteVault(Vault):
         """See `Vault.forget`."""
         asked = {"patient": patient, "actor": actor, "keep_models": keep_models}
         return cast(Forgotten, self._channel.ask("forget", **asked))
+
+    def checking(self, actor: Actor, fast: bool) -> Iterator[Step | Checked]:
+        """See `Vault.checking`."""
+        step = self._channel.ask("scrub", actor=actor, fast=fast)
+        while step is not None:
+            yield step
+            step = self._channel.ask("scrub_more")
 
     # -- log and names
 

@@ -25,12 +25,13 @@ from audit.events import Event
 from audit.forgetting import Forgotten, Plan
 from audit.home import share
 from audit.rows import NewObject, StoredObject
+from audit.scrub import Checked, Step
 from audit.vault import Opened, Vault
 
 CALLS = {
     "backup", "checkpoint", "commit", "delete", "discard", "end", "forget", "import_visit", "keep", "link", "log_key",
     "mark", "more", "open", "permitted", "plan_forgetting", "policy", "prove_absence", "pseudonym", "read",
-    "recipients", "seal", "set_consent", "set_policy",
+    "recipients", "scrub", "scrub_more", "seal", "set_consent", "set_policy",
 }  # fmt: skip
 """What a client may ask for, beside the ceremonies."""
 CEREMONIES = {
@@ -51,6 +52,7 @@ class Attendant:
         self._uses: dict[int, tuple[ExitStack, Opened]] = {}
         self._readings: dict[int, Iterator[bytes]] = {}
         self._sealed: dict[str, StoredObject] = {}
+        self._scrubbing: Iterator[Step | Checked] = iter(())
         self._count = 0
 
     def serve(self) -> None:
@@ -154,6 +156,14 @@ class Attendant:
         if chunk is None:
             del self._readings[reading]
         return {"ok": None if chunk is None else reading}, chunk or b""
+
+    def _scrub(self, actor: Actor, fast: bool) -> Step | Checked | None:
+        self._check(actor)
+        self._scrubbing = self._vault.checking(actor, fast)
+        return self._scrub_more()
+
+    def _scrub_more(self) -> Step | Checked | None:
+        return next(self._scrubbing, None)
 
     def _delete(self, ids: list[str], actor: Actor, activity: str) -> None:
         self._check(actor)

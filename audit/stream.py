@@ -8,7 +8,7 @@ CRYPTO 2015, section 7; laid out as in the age file format (C2SP age.md).
 """
 
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from typing import Protocol
 
 from audit.errors import IntegrityFailure
 
@@ -40,7 +40,14 @@ def seal(key: bytes, pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield cipher.encrypt(_nonce(counter, True), bytes(held), MAGIC)
 
 
-def open_chunks(key: bytes, file: BinaryIO, where: str) -> Iterator[bytes]:
+class Readable(Protocol):
+    """What can be read from, such as a file."""
+
+    def read(self, count: int, /) -> bytes:
+        """The next bytes, fewer only at the end."""
+
+
+def open_chunks(key: bytes, file: Readable, where: str) -> Iterator[bytes]:
     """The plaintext of a sealed file, chunk by chunk; each is authentic when it comes, the end only at the end.
 
     Raises:
@@ -66,6 +73,12 @@ def open_chunks(key: bytes, file: BinaryIO, where: str) -> Iterator[bytes]:
             raise IntegrityFailure("an object of the vault ends in an empty chunk", where=where)
         yield plain
         chunk, counter = following, counter + 1
+
+
+def sealed_size(size: int) -> int:
+    """Bytes of the file that holds so many bytes of plaintext."""
+    chunks = max(1, -(-size // CHUNK_BYTES))
+    return len(MAGIC) + size + chunks * _TAG_BYTES
 
 
 def _nonce(counter: int, last: bool) -> bytes:

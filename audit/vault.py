@@ -14,19 +14,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
-from audit import accounts, consent, forgetting, manifest
+from audit import accounts, consent, forgetting, manifest, scrub
 from audit.actor import Actor
 from audit.catalogue import Catalogue, now
 from audit.ceremonies import Ceremonies
 from audit.checkpoint import VerifierKey
 from audit.custodian import Custodian
-from audit.errors import BadInput, IntegrityFailure, Refused
+from audit.errors import BadInput, Refused
 from audit.events import Event
 from audit.forgetting import Forgotten, Plan
 from audit.guard import Guard
 from audit.home import CATALOGUE, check, make
 from audit.keys import COST, Cost, Recipient
-from audit.objects import ObjectStore, size_of
+from audit.objects import ObjectStore, check_id, size_of
+from audit.opened import Opened
 from audit.rows import NewObject, Note, StoredObject
 from audit.sealing import common_suite
 
@@ -34,41 +35,10 @@ if TYPE_CHECKING:
     from audit.witnessed import Imported
 
 __all__ = ["NewObject", "Opened", "Vault"]
+Report = Callable[[int, int, str], None]
+"""Told how far long work is: how much is done, of how much, of what."""
 _BATCH_OBJECTS, _BATCH_BYTES = 512, 256 << 20
 """How much `put_many` writes before it commits."""
-
-
-class Opened:
-    """Objects whose use is in the log; they can be read until the `with` block of `Vault.use` ends."""
-
-    def __init__(self, objects: Sequence[StoredObject], chunks: Callable[[str], Iterator[bytes]]) -> None:
-        """Objects, and what gives the chunks of one by its id."""
-        self._objects, self._chunks = {stored.id: stored for stored in objects}, chunks
-        self._over = False
-
-    @property
-    def ids(self) -> list[str]:
-        """Ids of the objects, in the order in which they were asked for."""
-        return list(self._objects)
-
-    def read(self, object_id: str) -> bytes:
-        """The object's bytes. Raises Refused where its use is not logged, IntegrityFailure where it was changed."""
-        return b"".join(self.chunks(object_id))
-
-    def chunks(self, object_id: str) -> Iterator[bytes]:
-        """The object's bytes in chunks of 1 MiB, for large ones. Raises as `read`, at the chunk concerned."""
-        if self._over or object_id not in self._objects:
-            raise Refused("the use of this object is not in the log, or is over", where=object_id)
-        size = 0
-        for chunk in self._chunks(object_id):
-            size += len(chunk)
-            yield chunk
-        if size != self._objects[object_id].size:
-            raise IntegrityFailure("an object's size is not what the catalogue says", where=object_id)
-
-    def close(self) -> None:
-        """End the use."""
-        self._over = True
 
 
 class Vault:
@@ -226,6 +196,7 @@ class Vault:
     def discard(self, object_ids: Iterable[str]) -> None:
         """Delete the files of sealed objects that have no row; those that have one are kept."""
         for object_id in object_ids:
+            check_id(object_id)
             if not self._has_row(object_id):  # Ctrl-C may come right after the rows were committed
                 self._store.remove(object_id)
 
@@ -320,6 +291,17 @@ class Vault:
         """An object's file, sealed as it is: for backups. Raises IntegrityFailure where it is gone."""
         return self._store.open(object_id)
 
+    def check(self, actor: Actor, fast: bool = False, report: Report = lambda *_: None) -> scrub.Checked:
+        """Check every object against the catalogue: see `scrub.scrub`; one event tells what was found."""
+        return scrub.run(self, self.checking(actor, fast), report)
+
+    def checking(self, actor: Actor, fast: bool) -> Iterator[scrub.Step | scrub.Checked]:
+        """The steps of `check`; the last one's event is durable before it comes."""
+        for step in scrub.scrub(self.catalogue, self._store, self._custodian.key_to_check, fast):
+            if isinstance(step, scrub.Checked):
+                self.record(scrub.event_of(step, actor))
+            yield step
+
     # -- log and names
 
     def record(self, event: Event) -> int:
@@ -395,6 +377,7 @@ class Vault:
     def _present(self, object_ids: Iterable[str]) -> list[StoredObject]:
         found = self.catalogue.objects_named(object_ids)
         for stored in found:
+            check_id(stored.id)
             if stored.deleted:
                 raise BadInput(f"this object was deleted at {stored.deleted}", where=stored.id)
         return found

@@ -20,6 +20,7 @@ from audit.events import Event
 from audit.forgetting import Forgotten, Plan
 from audit.keys import Cost, Recipient
 from audit.rows import StoredObject
+from audit.scrub import Checked, Finding, Step
 from audit.witnessed import Imported
 
 PIECE_BYTES = 1 << 20
@@ -27,7 +28,21 @@ PIECE_BYTES = 1 << 20
 _LENGTHS = struct.Struct(">II")
 _MOST_HEAD = 64 << 20
 _VALUES = {
-    cls.__name__: cls for cls in (Actor, Cost, Event, Forgotten, Imported, Plan, Recipient, StoredObject, VerifierKey)
+    cls.__name__: cls
+    for cls in (
+        Actor,
+        Checked,
+        Cost,
+        Event,
+        Finding,
+        Forgotten,
+        Imported,
+        Plan,
+        Recipient,
+        Step,
+        StoredObject,
+        VerifierKey,
+    )
 }
 _ERRORS = {one.__name__: one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, ClocheError)}
 

@@ -12,6 +12,7 @@ from appliance.settings import Settings, open_vault
 _HEADING = "Commands"
 COMMANDS: dict[str, Entry] = {
     "consent": Entry("appliance.cli.records:consent", _HEADING, "Enter, change or withdraw consent for records."),
+    "check": Entry("appliance.cli.scrub:check", _HEADING, "Check every object of the vault, file by file."),
     "link": Entry("appliance.cli.records:link", _HEADING, "Make two identities one patient, or undo that."),
 }
 """What can be done about records."""

@@ -18,6 +18,7 @@ from appliance.jobs.measure import figures_of
 from appliance.jobs.synthesise import triplets_of
 from audit.checkpoint import VerifierKey
 from audit.events import Event
+from audit.files import replace_file
 from audit.home import HIGH_WATER, LOG, PIN
 from audit.lineage import Node, trace
 from audit.rows import Run
@@ -72,7 +73,7 @@ def tell(
         "fast": config.fast,
         "base": runs.exported.config["base"],
     }
-    (config.folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    replace_file(config.folder / "results.json", json.dumps(results, indent=2).encode() + b"\n", 0o600)
     held = figures["held-out"]
     facts = {
         "held-out accuracy before": f"{held['base']['strict']['mean']:.1%}",
@@ -95,8 +96,7 @@ def tell(
         facts=facts,
         model="the starter" if config.model.name == "model" else config.model.name,
     )
-    config.page.touch(mode=0o600)
-    config.page.write_text(render(story))
+    replace_file(config.page, render(story).encode(), 0o600)
     return results
 
 

@@ -145,6 +145,8 @@ def _pair(row: _Row, file: Path, names: Columns) -> Pair:
             found = str(found)
         if not isinstance(found, str) or (required and not found.strip()):
             raise BadInput(f"The {part} is empty or no text", where=place, hint=MEND)
+        if any("\ud800" <= letter <= "\udfff" for letter in found):  # JSON can say half a letter, no file can hold it
+            raise BadInput(f"The {part} holds half a letter", where=place, hint=MEND)
         return found.strip()
 
     image = names.pattern.replace("{}", value("image", names.image))

@@ -1,5 +1,6 @@
 """A place for working weights: memory where there is room, else a declared folder of the home; wiped in any case."""
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -30,20 +31,52 @@ def workdir(home: Path, needed: int) -> Iterator[Path]:
             hint="free some disk space, then the same command again",
         )
     places[0].mkdir(mode=0o700, exist_ok=True)
-    path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=places[0]))
+    path, held = _made(places[0])
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+        os.close(held)
 
 
 def sweep(home: Path) -> None:
-    """Remove the folders of processes that are no more."""
+    """Remove the folders that no process holds any more: their owners were killed."""
     for place in (SHM, home / "work"):
         for path in place.glob(f"{PREFIX}*"):
-            owner = path.name.removeprefix(PREFIX).split("-")[0]
-            if path.stat().st_uid == os.getuid() and not Path("/proc", owner).exists():
-                shutil.rmtree(path, ignore_errors=True)
+            try:
+                held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            except OSError:
+                continue  # another user's, or gone by now
+            try:
+                if os.fstat(held).st_uid == os.getuid() and _taken(held):
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(held)
+
+
+def _made(place: Path) -> tuple[Path, int]:
+    """A new folder and the descriptor that holds it: the kernel lets go of it when this process ends, however it ends.
+
+    A process id would not do: it may be another process's by the time somebody looks.
+    """
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
+        try:
+            held = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue  # somebody swept it away before it was held
+        if _taken(held) and path.exists():
+            return path, held
+        os.close(held)
+
+
+def _taken(folder: int) -> bool:
+    """Hold a folder, if nobody else does."""
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _room(place: Path) -> int:

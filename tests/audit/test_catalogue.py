@@ -171,3 +171,24 @@ def test_wide_and_deep_lineage_ends(vault):
     for _ in range(300):
         parent = vault.catalogue.add_model("adapter", [], parent_model=parent).id
     assert trace(vault.catalogue, parent).to_dict()["made_from"]
+
+
+def test_a_second_connection_of_a_process_leaves_the_locks_of_the_first(tmp_path):
+    """SQLite's locks are the process's: a descriptor that is closed drops them all, and the WAL goes with them."""
+    path, names = tmp_path / "catalogue.sqlite", ["run-0"]
+    other = "import sys, pathlib, audit.catalogue as it; it.Catalogue(pathlib.Path(sys.argv[1])).close()"
+    first = Catalogue(path)
+    first.start_run("train", {}, id=names[0])
+    for number in (1, 2):
+        second = Catalogue(path)
+        subprocess.run([sys.executable, "-c", other, str(path)], check=True, cwd=Path(__file__).parents[2])
+        second.close()
+        names.append(f"run-{number}")
+        first.start_run("train", {}, id=names[-1])
+        third = Catalogue(path)
+        assert [run.id for run in third.runs()] == names
+        third.close()
+    first.close()
+    again = Catalogue(path)
+    assert [run.id for run in again.runs()] == names
+    again.close()

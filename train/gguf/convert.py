@@ -17,7 +17,7 @@ from train.gguf.files import PICKLES, replaced
 from train.gguf.header import read_header
 
 _DRIVER = Path(__file__).with_name("driver.py")
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "OMP_NUM_THREADS", "LD_LIBRARY_PATH")
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "OMP_NUM_THREADS", "LD_LIBRARY_PATH")
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TQDM_DISABLE": "1"}
 TIMEOUT_S = 4 * 3600
 """After this long a conversion is taken to hang."""
@@ -100,9 +100,10 @@ def _check(model: Path) -> None:
                 raise Refused(f"{name} asks for code of the model's own (auto_map)", where=str(path))
 
 
-def _run(home: Path, *arguments: str | Path) -> None:
+def _run(home: Path, model: Path, text: Path, *arguments: str | Path) -> None:
     environment = {key: os.environ[key] for key in _PASSED_ON if key in os.environ} | _OFFLINE
-    command = [sys.executable, "-I", "-B", str(_DRIVER), str(home), *map(str, arguments)]
+    environment["TMPDIR"] = str(text.parent)  # weights learned from patients lie there, and nowhere else
+    command = [sys.executable, "-I", "-B", str(_DRIVER), str(home), str(model), str(text), *map(str, arguments)]
     try:
         done = subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
@@ -115,7 +116,7 @@ def _run(home: Path, *arguments: str | Path) -> None:
     why = summary(done.stderr) or f"it ended with status {done.returncode}"
     if "No space left" in done.stderr or done.returncode == -9:
         raise EnvironmentProblem(f"the conversion did not fit on this machine: {why}", hint="cloche doctor")
-    raise BadInput(f"the model cannot be converted to GGUF: {why}", where=str(arguments[0]))
+    raise BadInput(f"the model cannot be converted to GGUF: {why}", where=str(model))
 
 
 def summary(stderr: str) -> str:
