@@ -174,10 +174,11 @@ class Catalogue:
             raise BadInput("the vault holds no such record", where=record_id, hint="cloche records lists what there is")
         return Record(**rows[0])
 
-    def records(self, split: str | None = None, patient: str | None = None) -> list[Record]:
-        """Records whose data is there, oldest first; of one split or one patient where named."""
+    def records(self, split: str | None = None, patient: str | None = None, *, gone: bool = False) -> list[Record]:
+        """Records whose data is there, oldest first; of one split or one patient where named; `gone` for all rows."""
         query = "SELECT * FROM records WHERE (?1 IS NULL OR split = ?1) AND (?2 IS NULL OR patient = ?2)"
-        query += " AND NOT EXISTS (SELECT 1 FROM objects WHERE objects.id = records.image AND deleted != '')"
+        if not gone:
+            query += " AND NOT EXISTS (SELECT 1 FROM objects WHERE objects.id = records.image AND deleted != '')"
         return [Record(**row) for row in self._rows(query + " ORDER BY rowid", split, patient)]
 
     def record_of_source(self, source_digest: str) -> Record | None:

@@ -2,8 +2,8 @@
 
 import io
 from collections.abc import Iterator
+from html import escape
 from typing import Any
-from xml.sax.saxutils import escape
 
 from audit.charts import Box, Drawing, Rule
 from audit.errors import EnvironmentProblem

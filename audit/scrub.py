@@ -168,7 +168,7 @@ def _check(
 def _contradictions(catalogue: Catalogue) -> Iterator[str]:
     """Ids of rows that contradict others."""
     patients = {one.id: one.patient for one in (*catalogue.objects(), *catalogue.deleted_objects())}
-    for record in catalogue.records():
+    for record in catalogue.records(gone=True):
         if any(patients.get(part) != record.patient for part in (record.image, record.report)):
             yield record.id
     models = catalogue.models()

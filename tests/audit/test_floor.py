@@ -3,7 +3,6 @@
 import pkgutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import audit
@@ -31,13 +30,22 @@ def test_no_module_brings_in_a_learning_library():
     }
 
 
-def test_the_floor_starts_fast():
-    code = f"import {', '.join(MODULES)}"
-    best = 9.0
-    for _ in range(5):  # the best of several: other work on the machine is not what is measured
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-        bare = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "pass"], cwd=ROOT, check=True)
-        best = min(best, bare - started - (time.perf_counter() - bare))
-    assert best < 0.2, f"{best:.3f} s above a bare Python"
+def test_the_floor_brings_in_nothing_slow():
+    """What takes its time is imported where it is used. Seconds are measured in tests/benchmarks/bench_startup.py."""
+    code = f"import sys, {', '.join(MODULES)}; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert not set(found.stdout.split()) & {
+        "asyncio",
+        "cryptography",
+        "email",
+        "http",
+        "importlib.metadata",
+        "pydoc",
+        "reportlab",
+        "segno",
+        "sqlite_utils",
+        "ssl",
+        "unittest",
+        "urllib.request",
+        "xml",
+    }
