@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import pytest
 
 from appliance.demo.hospital.structures import NAMES
 from appliance.demo.hospital.wheels import cached
+from audit.catalogue import Catalogue
 from audit.keys import KeyPair
 from tests.audit.agreement import differences
+from tests.audit.opening import assert_nothing_opens
 
 pytestmark = [
     pytest.mark.slow,
@@ -138,6 +141,51 @@ def test_who_was_held_out_has_a_proof_and_who_was_learned_from_none(demo: tuple[
     splits = {record["split"]: record["patient"] for record in records}
     assert cloche(folder, "audit", "absent", splits["held-out"], "--model", model).returncode == 0
     assert cloche(folder, "audit", "absent", splits["train"], "--model", model).returncode == 3
+
+
+def test_a_patient_of_the_demo_is_forgotten(demo: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
+    """With every old file at hand nothing derived opens; a model made again without the patient can prove it."""
+    folder, old = tmp_path / "out", tmp_path / "old"
+    shutil.copytree(demo[0], folder)
+    shutil.copytree(folder / "home", old)
+    records = json.loads(cloche(folder, "records", "--json").stdout)
+    patient = next(record["patient"] for record in records if record["split"] == "train")
+    first = json.loads(cloche(folder, "models", "--json").stdout)
+    forgotten = cloche(folder, "forget", patient, "--yes", "--retire-models", "--json")
+    assert forgotten.returncode == 0, forgotten.stderr
+    catalogue = Catalogue(folder / "home" / "vault" / "catalogue.sqlite")
+    gone = [one.id for one in catalogue.deleted_objects() if (old / "vault/objects" / one.id[:2] / one.id).exists()]
+    catalogue.close()
+    assert len(gone) > 24
+    assert_nothing_opens(folder / "home", old, (folder / "passphrase.demo").read_bytes().strip(), gone)
+    assert cloche(folder, "audit", "verify").returncode == 0
+    assert cloche(folder, "records", "check").returncode == 0
+    states = {model["id"]: model["state"] for model in json.loads(cloche(folder, "models", "--json").stdout)}
+    assert len(first) == 3 and all(states[model["id"]] == "retired" for model in first)
+    backup, restored = tmp_path / "backup", tmp_path / "restored"
+    assert cloche(folder, "backup", str(backup)).returncode == 0
+    for stage in (("synth", "--limit", "6"), ("train", "--epochs", "1", "--rehearse", "8"), ("export",)):
+        done = cloche(folder, *stage)
+        assert done.returncode == 0, done.stderr
+    again = json.loads(cloche(folder, "models", "--json").stdout)[-1]["id"]
+    proof = tmp_path / "proof"
+    assert cloche(folder, "audit", "absent", patient, "--model", again, "--out", str(proof)).returncode == 0
+    assert cloche(folder, "audit", "absent", patient, "--model", first[-1]["id"]).returncode == 3
+    pin = str(folder / "home" / "keys" / "log.pub")
+    alone = [sys.executable, "-I", "docs/verify_standalone.py", "--absence", str(proof), "--key", pin]
+    assert subprocess.run(alone, capture_output=True, text=True, check=False).stdout.startswith("intact")
+    shutil.copy(folder / "home" / "audit" / "erasures", tmp_path / "erasures")
+    shutil.rmtree(folder / "home")
+    key = ("--key", str(folder / "recovery.demo.key"))
+    assert cloche(folder, "restore", str(backup), *key, "--home", str(restored)).returncode == 3
+    done = cloche(
+        folder, "restore", str(backup), *key, "--home", str(restored), "--erasures", str(tmp_path / "erasures")
+    )
+    assert done.returncode == 0, done.stderr
+    restored.rename(folder / "home")
+    left = {record["patient"] for record in json.loads(cloche(folder, "records", "--json").stdout)}
+    assert left and patient not in left
+    assert "was forgotten" in cloche(folder, "forget", patient, "--dry-run").stdout
 
 
 def test_nothing_of_a_killed_run_is_left(demo: tuple[Path, dict[str, object]]) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from audit import patientkeys, stream
 from audit.actor import Actor
 from audit.bag import BagFile
 from audit.checkpoint import VerifierKey
@@ -21,6 +20,7 @@ from audit.remote import RemoteVault
 from audit.rows import NewObject, Record
 from audit.vault import Vault
 from audit.verify import verify
+from tests.audit.opening import assert_nothing_opens, rows_of
 
 ACTOR = Actor.current("steward")
 PASSPHRASE = b"correct horse"
@@ -98,54 +98,9 @@ def test_nothing_opens_with_all_but_the_destroyed_keys(filled, tmp_path, people)
         with vault.use([again], "TREAT", ACTOR, "ask") as opened:
             assert opened.read(again) == b"y"
     assert done.entry > 0
-    bag, old_bag = BagFile.open(home, PASSPHRASE).bag, BagFile.open(old, PASSPHRASE).bag
-    assert bag.vault_key != old_bag.vault_key and bag.intent is None
-    for path in home.rglob("*"):  # neither the old keys' wrapping nor an old file is in any byte of the new home
-        if path.is_file():
-            content = path.read_bytes()
-            for name, wrapped in rows_of(old):
-                assert wrapped not in content, (path, name)
-    assert not any((home / "vault/objects" / one[:2] / one).exists() for one in gone)
-    wrapped = dict(rows_of(old)) | {f"new {name}": value for name, value in rows_of(home)}
-    secrets = [bag.vault_key, bag.naming_key, bag.log_key]
-    opened = {
-        patientkeys.open_key(secret, name.removeprefix("new "), value)
-        for secret in secrets
-        for name, value in wrapped.items()
-    } - {None}
-    assert opened  # those of the others
-    with Vault.open(home, PASSPHRASE) as vault:
-        for object_id in gone:
-            stored = vault.catalogue.object(object_id)
-            for key in [*opened, *secrets]:
-                with (
-                    pytest.raises(IntegrityFailure),
-                    open(old / "vault/objects" / object_id[:2] / object_id, "rb") as file,
-                ):
-                    list(stream.open_chunks(blob_key(stored, key), file, "old"))
-    # The test can fail: with the destroyed vault key, which only an old copy of the key file has, they do open.
-    old_keys = [key for name, value in rows_of(old) if (key := patientkeys.open_key(old_bag.vault_key, name, value))]
-    assert len(old_keys) == len(rows_of(old)) and not opened.issuperset(old_keys)
+    assert_nothing_opens(home, old, PASSPHRASE, gone)
     kinds = [event.kind for event in events_of(home, people[0])]
     assert kinds.index("patient.forgotten") < kinds.index("object.deleted") < kinds.index("model.retired")
-
-
-def rows_of(home):
-    import sqlite3
-
-    connection = sqlite3.connect(home / "keys/patients.sqlite")
-    try:
-        return connection.execute("SELECT patient, wrapped FROM patients").fetchall()
-    finally:
-        connection.close()
-
-
-def blob_key(stored, key):
-    from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
-    info = b"cloche/vault/v1/blob\x00" + stored.id.encode() + stored.version.to_bytes(4, "big")
-    return HKDF(SHA256(), 32, salt=stored.salt, info=info).derive(key)
 
 
 def test_models_are_retired_and_what_read_the_patient_is_gone_on_with_no_more(filled, people):
