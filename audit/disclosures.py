@@ -34,9 +34,9 @@ class Disclosure:
     """Entry of the log that is the evidence."""
 
 
-def disclosures(events: Iterable[Logged], patient: str, since: datetime | None) -> Iterator[Disclosure]:
-    """What was disclosed about a patient since a time, in the log's order; an unreadable time does not hide one."""
-    tracer = Tracer(patient)
+def disclosures(events: Iterable[Logged], patients: Iterable[str], since: datetime | None) -> Iterator[Disclosure]:
+    """What was disclosed about a patient, under all pseudonyms, since a time; an unreadable time does not hide one."""
+    tracer = Tracer(*patients)
     for logged in events:
         event = logged.event
         direct, _ = tracer.see(logged)

@@ -48,7 +48,7 @@ class PatientAnswer:
     """What the log says about one patient."""
 
     patient: str
-    """Pseudonym."""
+    """Pseudonym; several, with commas, where identities were linked."""
     events: int
     """Events about the patient, the indirect ones left out."""
     uses: tuple[Use, ...]
@@ -68,8 +68,8 @@ class PatientAnswer:
 class Tracer:
     """Follows one patient's data through the log."""
 
-    def __init__(self, patient: str) -> None:
-        self.subject = Subject(patient)
+    def __init__(self, *patients: str) -> None:
+        self.subject = Subject(*patients)
         """What is the patient's own."""
         self.works = Works()
         """Runs, shared objects and models."""
@@ -120,9 +120,9 @@ class Tracer:
             self.derived.update(event.objects)
 
 
-def about_patient(events: Iterable[Logged], patient: str) -> PatientAnswer:
-    """Everything about one patient; `events` is 0 where the log says nothing."""
-    tracer, uses, indirect = Tracer(patient), Uses(), Uses()
+def about_patient(events: Iterable[Logged], *patients: str) -> PatientAnswer:
+    """Everything about one patient, under all pseudonyms; `events` is 0 where the log says nothing."""
+    tracer, uses, indirect = Tracer(*patients), Uses(), Uses()
     records: list[RecordSeen] = []
     count = 0
     for logged in events:
@@ -141,7 +141,7 @@ def about_patient(events: Iterable[Logged], patient: str) -> PatientAnswer:
             records.append(RecordSeen(name, tuple(parts), split, who, logged.sequence, event.at))
     works = tracer.works
     return PatientAnswer(
-        patient,
+        ", ".join(patients),
         count,
         uses.groups(),
         indirect.groups(),

@@ -20,6 +20,7 @@ from audit.patient import about_patient
 from audit.printable import cell, printable
 from audit.questions import Filter, about_user, select
 from audit.reading import Logged, read
+from audit.subject import identities
 from audit.summary import KEPT, Day, summarise
 from audit.works import about_model
 from tests.audit.history import HELD_OUT, LEARNED, ROOT, live
@@ -121,14 +122,14 @@ def test_no_model_and_too_short_a_beginning(lived, events):
 
 
 def test_disclosures_of_a_patient(lived, events):
-    data, model = disclosures(events(), LEARNED, None)
+    data, model = disclosures(events(), [LEARNED], None)
     assert (data.recipient, data.address) == ("Uppsala University", "Box 256, Uppsala")
     assert data.description == f"image and report of 1 record: {lived.records[LEARNED]}"  # not the other patient's
     assert data.purpose == "healthcare research: study" and len(data.date) == 10
     assert model.recipient == "model.gguf" and "no record" in model.description
-    (only,) = disclosures(events(), HELD_OUT, None)
+    (only,) = disclosures(events(), [HELD_OUT], None)
     assert only.entry == data.entry and lived.records[LEARNED] not in only.description
-    assert list(disclosures(events(), "P-NOBODY", None)) == []
+    assert list(disclosures(events(), ["P-NOBODY"], None)) == []
 
 
 def test_older_disclosures_are_left_out_after_six_years():
@@ -138,14 +139,14 @@ def test_older_disclosures_are_left_out_after_six_years():
         logged("2024-03-31T00:00:00Z", "disclosure.made", patients=("P-B",), sequence=2),
         logged("2024-03-31T00:00:00Z", "audit.exported", patients=("P-A",), sequence=3),
     ]
-    assert [one.recipient for one in disclosures(made, "P-A", years_before(NOW, 6))] == ["new"]
-    assert [one.recipient for one in disclosures(made, "P-A", None)] == ["old", "new"]
+    assert [one.recipient for one in disclosures(made, ["P-A"], years_before(NOW, 6))] == ["new"]
+    assert [one.recipient for one in disclosures(made, ["P-A"], None)] == ["old", "new"]
 
 
 def test_a_disclosure_says_what_its_event_says():
     told = {"recipient": "Dr. No", "description": "two pictures", "statement": "at the patient's wish"}
     made = [logged("2026-01-01T00:00:00Z", "disclosure.made", patients=("P-A",), detail=told, outcome="minor")]
-    (line,) = disclosures(made, "P-A", None)
+    (line,) = disclosures(made, ["P-A"], None)
     assert line.description == "two pictures (ended: minor)" and line.purpose == "at the patient's wish"
 
 
@@ -337,3 +338,20 @@ def test_every_kind_that_is_asked_for_exists():
     from audit.summary import LEAVING
 
     assert {*account.KINDS, *LEAVING, "audit.reviewed", "record.ingested", "run.failed"} <= set(KINDS)
+
+
+def test_linked_identities_are_one_patient():
+    def linked(kind, *patients):
+        return Event(kind, Actor("ada", "steward"), patients=patients)
+
+    made = [
+        linked("patient.linked", "P-A", "P-B"),
+        linked("patient.linked", "P-B", "P-C"),
+        linked("note", "P-A", "P-Z"),
+    ]
+    made = [Logged(number, event) for number, event in enumerate(made)]
+    assert identities(made, "P-C") == ("P-A", "P-B", "P-C") and identities(made, "P-Z") == ("P-Z",)
+    undone = [*made, Logged(3, linked("patient.unlinked", "P-C", "P-B")), Logged(4, None)]
+    assert identities(undone, "P-A") == ("P-A", "P-B")
+    about = [*made, Logged(5, Event("record.reviewed", Actor("ada", "steward"), patients=("P-C",)))]
+    assert about_patient(about, "P-A").events == 2 and about_patient(about, *identities(about, "P-A")).events == 4

@@ -44,11 +44,12 @@ def disclosures(
     from audit.disclosures import disclosures as account
     from audit.export import csv_line
     from audit.moments import years_before
+    from audit.subject import identities
 
     since = years_before(datetime.now(UTC), years)
     asked = {"command": "disclosures", "patient": patient, "years": years}
     with reading(settings, source, asked) as found:
-        lines = list(account(found.events(), patient, since))
+        lines = list(account(found.events(), identities(found.events(), patient), since))
         if settings.as_json:
             emit(settings, [asdict(line) for line in lines], "")
             return

@@ -77,6 +77,7 @@ class Reading:
         from audit.errors import Refused
         from audit.reading import read
 
+        self.total = self.sealed = 0
         for logged in read(self.path, self._pair, self.verdict.size) if self.verdict.size else ():
             self.total += 1
             self.sealed += logged.event is None

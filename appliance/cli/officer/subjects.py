@@ -27,9 +27,10 @@ _USES = ("what", "part of", "who", "purpose", "#events", "first (UTC)", "last (U
 def patient(settings: Settings, patient: str, source: Source) -> None:
     """Tell everything about one patient: who used the data, for what, and which models learned from it.
 
-    PATIENT is the appliance's pseudonym. An event counts as the patient's where it names the patient, or a record or
-    object of the patient's alone. Samples and models are followed by what the log says they were made from, and by
-    the runs that stored them: where it could be either way, they are listed.
+    PATIENT is the appliance's pseudonym; identities that were linked with it are one patient. An event counts as the
+    patient's where it names the patient, or a record or object of the patient's alone. Samples and models are followed
+    by what the log says they were made from, and by the runs that stored them: where it could be either way, they are
+    listed.
 
     \b
     Examples:
@@ -37,9 +38,10 @@ def patient(settings: Settings, patient: str, source: Source) -> None:
       cloche audit patient P-7Q2MZKX3RA carried.sqlite --key auditor.key --key-pin log.pub --json
     """
     from audit.patient import about_patient
+    from audit.subject import identities
 
     with reading(settings, source, {"command": "patient", "patient": patient}) as found:
-        answer = about_patient(found.events(), patient)
+        answer = about_patient(found.events(), *identities(found.events(), patient))
         if settings.as_json:
             emit(settings, asdict(answer), "")
         elif not answer.events:
