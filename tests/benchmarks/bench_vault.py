@@ -1,7 +1,8 @@
 """The vault's figures: reading and storing through its own process against a raw file and plain AES-GCM, and the trail.
 
 python tests/benchmarks/bench_vault.py                    200 MB and 5,000 small objects, 1 GB of disk
-python tests/benchmarks/bench_vault.py --trail            what the events of a training run cost
+python tests/benchmarks/bench_vault.py --steps            what telling the steps of a training run costs
+python tests/benchmarks/bench_vault.py --trail            the same over a real training run of the starter, minutes
 
 Everything is read from the page cache: the disk is left out on purpose, it would only hide what encryption costs.
 """
@@ -20,7 +21,7 @@ from audit.actor import Actor
 from audit.events import Event
 from audit.keys import generate
 from audit.remote import RemoteVault
-from audit.rows import NewObject
+from audit.rows import NewObject, Record
 from audit.stream import CHUNK_BYTES
 from audit.vault import Vault
 
@@ -159,11 +160,14 @@ def trail(vault: Vault) -> None:
     features = Features(loaded, lambda name: drawn[name] if name in drawn else Image.new("RGB", (1, 1)))
     config = SftConfig(epochs=1, rows_per_step=2, checkpoint_every=10_000, lora=LoraConfig(8, 16))
     run = vault.catalogue.start_run("train", {}, 0, "")
-    records = tuple(f"rec-bench{number:05}" for number in range(16))
+    members = vault.put_many([NewObject("image", b"%d" % number, "P-BENCH") for number in range(32)], actor=ME)
+    pairs = zip(members[::2], members[1::2], strict=True)
+    rows = [Record("", "P-BENCH", image, report, image, "train") for image, report in pairs]
+    records = tuple(vault.catalogue.add_record(row).id for row in rows)
     noted: list[float] = []
 
     def train(tell: bool) -> float:
-        events = StepEvents(Desk(vault, ME), run)
+        events = StepEvents(Desk(vault, ME), run, members, resumed=False)
 
         def told(step: int, _: object) -> None:
             if tell:
@@ -188,6 +192,29 @@ def trail(vault: Vault) -> None:
     print(f"  {event:.3%} of a step of one second; one commit takes {commit * 1e3:.2f} ms")
 
 
+def steps(vault: Vault) -> None:
+    """What telling the steps of a training costs, 16 records each, as they are committed together every 5 seconds."""
+    from appliance.jobs.common import Desk
+    from appliance.jobs.steps import StepEvents
+
+    members = vault.put_many([NewObject("image", b"%d" % number, "P-BENCH") for number in range(2000)], actor=ME)
+    pairs = zip(members[::2], members[1::2], strict=True)
+    rows = [Record("", "P-BENCH", image, report, image, "train") for image, report in pairs]
+    records = [vault.catalogue.add_record(row).id for row in rows]
+    events = StepEvents(Desk(vault, ME), vault.catalogue.start_run("train", {}, 0, ""), members, resumed=False)
+    events.used(0, records[:16])
+    print(f"steps: the first commit of a run, over a data set of 2,000 objects, {seconds(events.flush) * 1e3:.0f} ms")
+    for together in (1, 5, 50):
+
+        def told(together: int = together) -> None:
+            for step in range(together):
+                events.used(1 + step, records[step * 16 : step * 16 + 16])
+            events.flush()
+
+        each = median([seconds(told) for _ in range(20)]) / together
+        print(f"  {together:2} steps a commit: {each * 1e3:.2f} ms a step, {each:.2%} of a step of one second")
+
+
 def main() -> int:
     """Print the page."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", ".")) as name:
@@ -196,9 +223,13 @@ def main() -> int:
             if "--trail" in sys.argv:
                 trail(vaults[1])
                 return 0
+            if "--steps" in sys.argv:
+                steps(vaults[1])
+                return 0
             reading(vaults, folder, LARGE, 1)
             reading(vaults, folder, SMALL, COUNT)
             opening(folder / "home")
+            steps(vaults[1])
     return 0
 
 
