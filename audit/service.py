@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from audit import wire
 from audit.actor import Actor, name_of
@@ -41,6 +41,29 @@ MARKS = {"fingerprint", "manifest"}
 """What a client may have keyed digests for."""
 _PR_SET_DUMPABLE = 4
 _LISTENERS = 16
+
+
+class _Arriving:
+    """The pieces of an object as the client sends them. No generator: it would be closed where the writing fails."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel, self._over = channel, False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        while not self._over:
+            head, body = wire.receive(self._channel)
+            self._over = bool(head.get("last"))
+            if body:
+                return body
+        raise StopIteration
+
+    def drain(self) -> None:
+        """Take in what is still under way: it must not be taken for the next call."""
+        for _ in self:
+            pass
 
 
 class Attendant:
@@ -99,23 +122,14 @@ class Attendant:
         return self._vault.record_many(events)
 
     def _seal(self, kind: str, patient: str, note: dict[str, Any]) -> StoredObject:
-        arriving = self._arriving()
+        arriving = _Arriving(self._channel)
         try:
             stored = self._vault.seal(NewObject(kind, arriving, patient, note=note))
         except Exception:
-            for _ in arriving:  # what is under way must not be taken for the next call
-                pass
+            arriving.drain()
             raise
         self._sealed[stored.id] = stored
         return stored
-
-    def _arriving(self) -> Iterator[bytes]:
-        while True:
-            head, body = wire.receive(self._channel)
-            if body:
-                yield body
-            if head.get("last"):
-                return
 
     def _keep(self, ids: list[str], parents: list[list[str]], actor: Actor, activity: str) -> None:
         self._check(actor)

@@ -1,6 +1,7 @@
 """The vault through a process of its own: the same vault, and nothing without that process."""
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -127,6 +128,20 @@ def test_a_put_that_fails_leaves_nothing(vault, remote, tmp_path):
             again.put("report", tmp_path / "missing", actor=ME)
         with pytest.raises(BadInput):
             again.put_many([NewObject("a", b"1"), NewObject("b", b"2", parents=["nothing"])], actor=ME)
+    assert not list((vault.home / "vault" / "incoming").iterdir())
+
+
+def test_a_full_disk_is_told_and_the_connection_goes_on(vault, remote):
+    """The limit is the vault's process's own; what was under way is not taken for the next call."""
+    before = resource.prlimit(remote._channel._process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(remote._channel._process.pid, resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    with pytest.raises(EnvironmentProblem, match="disk refused"):
+        remote.put("report", b"x" * (5 << 20), actor=ME)
+    resource.prlimit(remote._channel._process.pid, resource.RLIMIT_FSIZE, before)
+    assert remote.fingerprint(b"x") == vault.fingerprint(b"x")
+    name = remote.put("report", b"x" * (5 << 20), actor=ME)
+    with remote.use([name], "TREAT", ME, "ask") as opened:
+        assert opened.read(name) == b"x" * (5 << 20)
     assert not list((vault.home / "vault" / "incoming").iterdir())
 
 
