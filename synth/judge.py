@@ -70,7 +70,7 @@ class ModelJudge:
         for start in range(0, len(order), self.batch):
             chosen = order[start : start + self.batch]
             batch = collate([rows[i] for i in chosen], self.loaded.tokenizer.pad_token_id, self.loaded.device)
-            logits = learned_logits(self.loaded.model, batch, torch.zeros(0, device=self.loaded.device))
+            logits = learned_logits(self.loaded.family, self.loaded.model, batch, None)
             each = torch.log_softmax(logits, -1).gather(1, batch.targets[:, None])[:, 0]
             sums = torch.zeros(len(chosen) * len(LABELS), device=each.device).index_add_(0, batch.owners, each)
             for i, values in zip(chosen, sums.view(-1, len(LABELS)).tolist(), strict=True):

@@ -140,7 +140,7 @@ def _step(
     weight = sum(float((n[n > 0] ** power).sum()) for n in lengths)
     for start in range(0, len(rows), micro):
         batch = collate(rows[start : start + micro], loaded.tokenizer.pad_token_id, loaded.device)
-        logits = learned_logits(model, batch, features.stack(batch.images))
+        logits = learned_logits(loaded.family, model, batch, features.stack(batch.images))
         losses = F.cross_entropy(logits, batch.targets, reduction="none")
         summed += float(losses.detach().sum()) / total
         each = batch.owners.bincount()[batch.owners] ** (power - 1.0)

@@ -16,7 +16,7 @@ from audit.rows import Model
 from audit.vault import Vault
 from synth.triplet import PRECISE
 from train.gguf.engine import Engine
-from train.models.loading import Family
+from train.models.directory import family_noted
 
 NOT_A_DIAGNOSIS = "Not a diagnosis."
 
@@ -92,9 +92,8 @@ def ask(
         choices: answers to choose from; none: free text.
     """
     model = served_model(vault)
-    family = Family(**model.note["family"])
+    family = family_noted(model.note["family"])
     fitted = family.fitted(image)
-    rows, columns = family.grid(fitted)
     seen = hashlib.sha256(fitted.tobytes()).hexdigest()
     with vault.use(model.objects, "TREAT", actor, "ask", {"model": model.id}) as opened:
         engine = Engine(opened.read(model.objects[0]), opened.read(model.objects[1]))
@@ -130,7 +129,7 @@ def ask(
                     model.id,
                     str(model.note.get("state")),
                     fitted.size,
-                    rows * columns,
+                    family.visual_tokens(family.grid(fitted)),
                 )
             )
     return found

@@ -170,7 +170,7 @@ def train(
     from appliance.jobs.common import latest
     from appliance.jobs.learn import train as learn
     from train.lora import LoraConfig
-    from train.models.loading import check_directory
+    from train.models.directory import check_directory
     from train.sft import SftConfig
 
     config = SftConfig(epochs=epochs, learning_rate=learning_rate, lora=LoraConfig(rank, 2 * rank))
@@ -218,7 +218,7 @@ def align(settings: Settings, model_dir: Path, steps: int, group: int, mirror: b
     """
     from appliance.jobs.common import latest
     from appliance.jobs.learn import align as run_align
-    from train.models.loading import check_directory
+    from train.models.directory import check_directory
     from train.rl.grpo import GrpoConfig
 
     config = GrpoConfig(steps=steps, group=group)
@@ -268,7 +268,7 @@ def export(settings: Settings, model_dir: Path, quantisation: str, questions: Pa
     from appliance.jobs.export import ExportConfig
     from appliance.jobs.export import export as run_export
     from appliance.jobs.questions import prompts_of, read_questions
-    from train.models.loading import family_of
+    from train.models.directory import family_of
 
     with open_vault(settings, "steward") as opened, _desk(opened, "exporting") as desk:
         fit = family_of(model_dir).fitted
@@ -319,7 +319,7 @@ def evaluate(settings: Settings, model_dir: Path, questions: Path | None, drawn:
     from appliance.jobs.common import latest
     from appliance.jobs.measure import Gates, measure, sign_candidate
     from appliance.jobs.questions import general, opener, read_questions
-    from train.models.loading import family_of
+    from train.models.directory import family_of
 
     with open_vault(settings, "steward") as opened, _desk(opened, "evaluating") as desk:
         suites = [read_questions(desk, questions), *([general(drawn)] if drawn else [])]

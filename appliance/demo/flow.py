@@ -35,7 +35,7 @@ from audit.keys import Recipient, generate
 from audit.remote import RemoteVault
 from audit.vault import Vault
 from synth.pipeline import SynthConfig
-from train.models.loading import family_of
+from train.models.directory import family_of
 from train.rl.grpo import GrpoConfig
 from train.sft import SftConfig
 

@@ -15,11 +15,12 @@ from audit.rows import NewObject, Run
 from train.evaluation.answerers import logits_of
 from train.gguf.convert import convert
 from train.gguf.engine import Engine
+from train.gguf.files import digest_of
 from train.gguf.header import stamp
 from train.gguf.merge import merge
 from train.gguf.quantise import quantise
 from train.gguf.verify import Parity, Prompt, compare
-from train.models.loading import digest_of, load
+from train.models.loading import load
 
 LOGIT_COSINE = {"F16": 0.999, "Q8_0": 0.99, "Q5_K_M": 0.99, "Q4_K_M": 0.97}
 """Least mean cosine of logits with the merged fp32 model."""
@@ -116,7 +117,7 @@ def export(desk: Desk, model_dir: Path, config: ExportConfig, prompts: Sequence[
             "state": "candidate",
             "base": adapter.note["base"],
             "sha256": hashlib.sha256(data[0]).hexdigest(),
-            "family": dataclasses.asdict(merged.family),
+            "family": merged.family.noted(),
             **note,
         },
     )

@@ -26,9 +26,10 @@ from audit.conversation import Turn
 from audit.models import store_model
 from audit.rows import NewObject, Record, Run
 from synth.triplet import PRECISE
+from train.gguf.files import digest_of
 from train.lora import stamped
 from train.models.features import Features
-from train.models.loading import digest_of, load
+from train.models.loading import load
 from train.rl.domain import Mirror
 from train.rl.grpo import Group, GrpoConfig, Prompt, run_grpo
 from train.rl.rewards import exact

@@ -20,8 +20,8 @@ from train.evaluation.answerers import GgufAnswerer
 from train.evaluation.run import Item, Result, evaluate, majority
 from train.evaluation.statistics import mcnemar
 from train.gguf.engine import Engine
+from train.gguf.files import digest_of
 from train.gguf.manifest import Manifest, entries, public_key_text, sign
-from train.models.loading import digest_of
 
 
 @dataclass(frozen=True)

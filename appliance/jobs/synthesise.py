@@ -28,9 +28,10 @@ from synth.judge import EXAMPLES, GgufJudge, Judge, ModelJudge
 from synth.pipeline import SynthConfig, reasons, write_chunk
 from synth.pipeline import finish as finish_synthesis
 from synth.triplet import Triplet
-from train.gguf.files import digest_of_file
+from train.gguf.files import digest_of, digest_of_file
+from train.models.directory import check_directory
 from train.models.features import Features
-from train.models.loading import check_directory, digest_of, load
+from train.models.loading import load
 
 
 @dataclass(frozen=True)

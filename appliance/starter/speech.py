@@ -23,6 +23,7 @@ from appliance.starter.resuming import keep, resume, weights
 from appliance.starter.tower import attend_together, batch_of
 from train.data.encode import Encoder
 from train.data.rows import collate
+from train.models.family import Visual
 from train.models.forward import learned_logits
 from train.models.qwen2_vl import Qwen2VL, patches_of
 
@@ -76,7 +77,8 @@ def train_speech(
     model.model.visual.load_state_dict(weights(out / "tower.safetensors", "tower"))
     model.model.visual.requires_grad_(False)
     pool, features = build_pool(model, pool_size, seed, out / "pool.safetensors")
-    encoder = Encoder(AutoTokenizer.from_pretrained(words), Qwen2VL(SPECIAL.index("<|image_pad|>"), 8))
+    family = Qwen2VL(SPECIAL.index("<|image_pad|>"), 8)
+    encoder = Encoder(AutoTokenizer.from_pretrained(words), family)
     lessons = Lessons(encoder, pool, seed)
     language = dict(model.model.language_model.named_parameters())
     matrices = [p for n, p in language.items() if p.ndim == 2 and "embed" not in n]
@@ -94,13 +96,9 @@ def train_speech(
         total, loss_sum = sum(int((r.learned & (r.sources >= 0)).sum()) for r in rows), 0.0
         for start in range(0, ROWS, 5):
             batch = collate(rows[start : start + 5], 0)
-            seen = (
-                torch.from_numpy(np.concatenate([features[i] for i in batch.images]).astype(np.float32))
-                if batch.images
-                else torch.zeros(0)
-            )
+            seen = Visual.joined(Visual(torch.from_numpy(features[i].astype(np.float32))) for i in batch.images)
             with torch.autocast("cpu", torch.bfloat16):
-                logits = learned_logits(model, batch, seen)
+                logits = learned_logits(family, model, batch, seen)
             loss = F.cross_entropy(logits, batch.targets, reduction="sum") / total
             loss.backward()
             loss_sum += float(loss.detach())

@@ -78,7 +78,7 @@ def run(home: Path, stage: str) -> None:
         elif stage == "export":
             from appliance.jobs.export import ExportConfig, export
             from appliance.jobs.questions import prompts_of
-            from train.models.loading import family_of
+            from train.models.directory import family_of
 
             prompts = prompts_of(desk, None, family_of(STARTER).fitted, 2)
             export(desk, STARTER, ExportConfig(max_tokens=4, bounded=False), prompts)

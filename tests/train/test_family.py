@@ -111,9 +111,9 @@ def test_features_are_those_of_the_model(loaded: Any, features: Any) -> None:
     for name in ("1:48:32", "2:128:128", "3:70:25"):
         given = processor(picture(*map(int, name.split(":"))), return_tensors="pt")
         wanted = loaded.model.model.get_image_features(given["pixel_values"], given["image_grid_thw"]).pooler_output
-        torch.testing.assert_close(features.of(name), torch.cat(list(wanted)), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(features.of(name).tokens, torch.cat(list(wanted)), rtol=1e-5, atol=1e-5)
         rows, columns = features.grid(name)
-        assert features.of(name).shape == (rows * columns, 256)
+        assert features.of(name).tokens.shape == (rows * columns, 256)
 
 
 def test_each_image_is_computed_once(loaded: Any) -> None:
@@ -124,13 +124,13 @@ def test_each_image_is_computed_once(loaded: Any) -> None:
         return picture(int(name), 32, 48)
 
     kept = Features(loaded, image)
-    first = [kept.of(name).clone() for name in "123"]
+    first = [kept.of(name).tokens.clone() for name in "123"]
     stacked = kept.stack("31221")
     assert kept.grid("2") == (3, 2)
     assert opened == list("123") and kept.computed == 3
-    assert torch.equal(stacked, torch.cat([first[2], first[0], first[1], first[1], first[0]]))
-    assert torch.equal(Features(loaded, image).of("2"), first[1])
-    assert kept.stack([]).numel() == 0
+    assert torch.equal(stacked.tokens, torch.cat([first[2], first[0], first[1], first[1], first[0]]))
+    assert torch.equal(Features(loaded, image).of("2").tokens, first[1])
+    assert kept.stack([]) is None
 
 
 def test_beyond_the_budget_the_least_recently_used_goes(loaded: Any) -> None:
@@ -150,4 +150,4 @@ def test_beyond_the_budget_the_least_recently_used_goes(loaded: Any) -> None:
     assert len(opened) == 17
     kept.of("1")
     assert opened[-1] == "1" and len(opened) == 18
-    assert kept.held == sum(f.numel() * 4 for f, _ in kept.kept.values()) <= 1 << 20
+    assert kept.held == sum(f.nbytes for f, _ in kept.kept.values()) <= 1 << 20

@@ -31,7 +31,7 @@ def forced(loaded: Any, features: Any, prompt: Encoded, said: Continuation, temp
     """Log-probabilities of a continuation by one forward pass."""
     batch = collate([shared_row([continued(prompt, said.ids)])], 0)
     with torch.inference_mode():
-        logits = learned_logits(loaded.model, batch, features.stack(batch.images)) / (temperature or 1.0)
+        logits = learned_logits(loaded.family, loaded.model, batch, features.stack(batch.images)) / (temperature or 1.0)
     return torch.log_softmax(logits, -1).gather(1, batch.targets[:, None])[:, 0].tolist()
 
 
@@ -71,7 +71,9 @@ def test_samples_are_drawn_at_the_stated_temperature(loaded: Any, features: Any,
     samples = generate(loaded, [prompt], features, Sampling(1, temperature, draws, seed=3, batch=draws))[0]
     batch = collate([shared_row([continued(prompt, [0])])], 0)
     with torch.inference_mode():
-        wanted = torch.softmax(learned_logits(loaded.model, batch, features.stack(batch.images))[0] / temperature, -1)
+        wanted = torch.softmax(
+            learned_logits(loaded.family, loaded.model, batch, features.stack(batch.images))[0] / temperature, -1
+        )
     counts = torch.bincount(torch.tensor([c.ids[0] for c in samples]), minlength=len(wanted)) / draws
     assert float((counts - wanted).abs().max()) < 5 * (0.25 / draws) ** 0.5
     top = int(wanted.argmax())

@@ -103,7 +103,7 @@ def alone(loaded: Any, model: Any, features: Any, prompt: Prompt, said: Continua
     """Logits (T, V) of one completion in a row of its own."""
     asked = loaded.encoder.prompt(prompt.turns, (prompt.image,), [features.grid(prompt.image)])
     batch = collate([packed_row([continued(asked, said.ids)])], 0)
-    return learned_logits(model, batch, features.stack(batch.images))
+    return learned_logits(loaded.family, model, batch, features.stack(batch.images))
 
 
 def test_advantages_are_those_of_the_formula() -> None:
@@ -120,7 +120,7 @@ def test_a_group_in_one_row_scores_as_one_by_one(loaded: Any, policy: Any, featu
         asked = loaded.encoder.prompt(g.prompt.turns, (g.prompt.image,), [features.grid(g.prompt.image)])
         rows.append(group_row(asked, g.completions))
     batch = collate(rows, 0)
-    logits = learned_logits(policy, batch, features.stack(batch.images))
+    logits = learned_logits(loaded.family, policy, batch, features.stack(batch.images))
     for number, (g, said) in enumerate((each, c) for each in groups for c in each.completions):
         mine = batch.owners == number
         if said.ended:

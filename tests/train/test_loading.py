@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from audit.errors import BadInput, ClocheError, IntegrityFailure, Refused
-from train.models.loading import check_directory, check_four_bits, digest_of, family_of, load
+from train.gguf.files import digest_of
+from train.models.directory import check_directory, family_of
+from train.models.loading import check_precision, load
 from train.models.qwen2_vl import Qwen2VL
 
 WEIGHTS = "model.safetensors"
@@ -148,11 +150,11 @@ def test_the_walk_over_the_modules_fails_where_it_must(wrong: str) -> None:
         model.model.language_model[2] = nn.Linear(4, 4)
     model.lm_head = four_bit_linear() if wrong.startswith("head") else nn.Linear(4, 4)
     if not wrong:
-        check_four_bits(model, Qwen2VL.vision)
+        check_precision(model, Qwen2VL, "nf4")
         return
     place = {"vision": "model.visual.0", "head": "lm_head", "a": "model.language_model.2"}[wrong.split()[0]]
     with pytest.raises(IntegrityFailure, match=f"Linear {place} is (not )?quantised"):
-        check_four_bits(model, Qwen2VL.vision)
+        check_precision(model, Qwen2VL, "nf4")
 
 
 def test_a_skip_list_that_does_nothing_is_caught(tiny_model: Path) -> None:
@@ -167,7 +169,7 @@ def test_a_skip_list_that_does_nothing_is_caught(tiny_model: Path) -> None:
             tiny_model, quantization_config=wanted, dtype=torch.float32, device_map={"": "cpu"}
         )
         with pytest.raises(IntegrityFailure):
-            check_four_bits(model, Qwen2VL.vision)
+            check_precision(model, Qwen2VL, "nf4")
 
 
 def test_the_digest_sees_every_byte_and_every_name(tiny_model: Path, tmp_path: Path) -> None:

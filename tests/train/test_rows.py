@@ -44,7 +44,7 @@ def encoded(loaded: Any, features: Any, image: str | None = PICTURE) -> list[Enc
 
 def logits_of(loaded: Any, features: Any, rows: Sequence[Row]) -> tuple[torch.Tensor, Any]:
     batch = collate(rows, loaded.tokenizer.pad_token_id)
-    return learned_logits(loaded.model, batch, features.stack(batch.images)), batch
+    return learned_logits(loaded.family, loaded.model, batch, features.stack(batch.images)), batch
 
 
 def loss_and_gradients(loaded: Any, features: Any, batches: Sequence[Sequence[Row]]) -> tuple[float, Any]:
@@ -97,7 +97,7 @@ def test_a_row_is_what_transformers_computes(loaded: Any, features: Any) -> None
             rows, columns = features.grid(image)
             kinds = torch.from_numpy(one.ids == loaded.family.image_token).int()[None]
             embeds = loaded.model.get_input_embeddings()(torch.from_numpy(one.ids))[None]
-            embeds[kinds.bool()] = features.of(image)
+            embeds[kinds.bool()] = features.of(image).tokens
             places, _ = loaded.model.model.get_rope_index(
                 torch.from_numpy(one.ids)[None], kinds, image_grid_thw=torch.tensor([[1, 2 * rows, 2 * columns]])
             )

@@ -74,7 +74,7 @@ def loss_of(loaded: Any, model: Any, features: Any, talk: Conversation) -> tuple
     """Summed loss of one conversation in a row of its own, and its learned tokens."""
     encoded = loaded.encoder.encode(talk, [features.grid(i) for i in talk.images])
     batch = collate([packed_row([encoded])], 0)
-    logits = learned_logits(model, batch, features.stack(batch.images))
+    logits = learned_logits(loaded.family, model, batch, features.stack(batch.images))
     return torch.nn.functional.cross_entropy(logits, batch.targets, reduction="sum"), len(batch.targets)
 
 
@@ -216,12 +216,12 @@ def test_an_adapter_comes_back_as_it_was_packed(loaded: Any, features: Any) -> N
     encoded = loaded.encoder.encode(TALKS[0], [features.grid(IMAGES[0])])
     batch = collate([shared_row([encoded])], 0)
     with torch.inference_mode():
-        wanted = learned_logits(model, batch, features.stack(batch.images))
+        wanted = learned_logits(loaded.family, model, batch, features.stack(batch.images))
         data = pack(model, config, loaded.digest)
         detach(model)
-        plain = learned_logits(loaded.model, batch, features.stack(batch.images))
+        plain = learned_logits(loaded.family, loaded.model, batch, features.stack(batch.images))
         back = attach(loaded, LoraConfig(32, 64), data)
-        found = learned_logits(back, batch, features.stack(batch.images))
+        found = learned_logits(loaded.family, back, batch, features.stack(batch.images))
         again = pack(back, config, loaded.digest)
         detach(back)
     assert torch.equal(found, wanted) and not torch.allclose(found, plain, atol=1e-2)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from train.data.encode import Encoded
+from train.models.family import Placed
 
 PREFIX = 0
 """Segment number of the shared prefix; branches count from 1; padding is -1."""
@@ -31,8 +32,10 @@ class Row:
     """(T,) int64: the place whose hidden state predicts this token; -1 for none."""
     learned: np.ndarray
     """(T,) bool: whether this token is a target."""
+    visual: np.ndarray
+    """(T,) bool: whether an image's feature stands in this place."""
     images: tuple[tuple[str, int, int], ...]
-    """(object id, first place, number of tokens) of each image."""
+    """(object id, first place, number of places) of each image."""
 
 
 def shared_row(branches: Sequence[Encoded]) -> Row:
@@ -57,7 +60,7 @@ def packed_row(branches: Sequence[Encoded]) -> Row:
 def _lay(branches: Sequence[Encoded], shared: int, images: tuple[tuple[str, int, int], ...]) -> Row:
     first = branches[0]
     ids, positions = [first.ids[:shared]], [first.positions[:, :shared]]
-    segments, learned = [np.full(shared, PREFIX)], [first.learned[:shared]]
+    segments, learned, visual = [np.full(shared, PREFIX)], [first.learned[:shared]], [first.visual[:shared]]
     sources, at = [np.arange(shared) - 1], shared
     for number, branch in enumerate(branches, 1):
         length = len(branch.ids) - shared
@@ -67,6 +70,7 @@ def _lay(branches: Sequence[Encoded], shared: int, images: tuple[tuple[str, int,
         positions.append(branch.positions[:, shared:])
         segments.append(np.full(length, number))
         learned.append(branch.learned[shared:])
+        visual.append(branch.visual[shared:])
         sources.append(before)
         at += length
     return Row(
@@ -75,6 +79,7 @@ def _lay(branches: Sequence[Encoded], shared: int, images: tuple[tuple[str, int,
         np.concatenate(segments),
         np.concatenate(sources),
         np.concatenate(learned),
+        np.concatenate(visual),
         images,
     )
 
@@ -96,9 +101,13 @@ class Batch:
     owners: torch.Tensor
     """(N,) int64: which conversation of the batch each learned token belongs to, counted over rows."""
     image_places: torch.Tensor
-    """(M,) int64 flat places of the image tokens, in the order of ``images``."""
+    """(M,) int64 flat places of the visual tokens, in the order of ``images``."""
     images: tuple[str, ...]
     """Object ids, one an image occurrence."""
+    placed: tuple[Placed, ...]
+    """Where each of ``images`` stands."""
+    segments: torch.Tensor
+    """(B, T) int64: 0 in a row's shared prefix, k in branch k, -1 in padding."""
 
 
 def collate(rows: Sequence[Row], pad: int, device: torch.device | str = "cpu") -> Batch:
@@ -107,7 +116,7 @@ def collate(rows: Sequence[Row], pad: int, device: torch.device | str = "cpu") -
     ids = np.full((len(rows), width), pad, np.int64)
     positions = np.zeros((3, len(rows), width), np.int64)
     segments = np.full((len(rows), width), -1, np.int64)
-    sources, targets, owners, places, images, seen = [], [], [], [], [], 0
+    sources, targets, owners, places, images, placed, seen = [], [], [], [], [], [], 0
     for r, row in enumerate(rows):
         length = len(row.ids)
         ids[r, :length], positions[:, r, :length], segments[r, :length] = row.ids, row.positions, row.segments
@@ -116,9 +125,10 @@ def collate(rows: Sequence[Row], pad: int, device: torch.device | str = "cpu") -
         targets.append(row.ids[chosen])
         owners.append(seen + row.segments[chosen] - 1)
         seen += int(row.segments.max())
-        for image, start, count in row.images:
-            places.append(np.arange(r * width + start, r * width + start + count))
+        places.append(r * width + np.flatnonzero(row.visual))
+        for image, start, _ in row.images:
             images.append(image)
+            placed.append(Placed(r, start, int(row.segments[start])))
     segment = torch.from_numpy(segments)
     same = (segment[:, :, None] == segment[:, None, :]) | (segment[:, None, :] == PREFIX)
     mask = torch.tril(same) | torch.eye(width, dtype=torch.bool)
@@ -136,4 +146,6 @@ def collate(rows: Sequence[Row], pad: int, device: torch.device | str = "cpu") -
         joined(owners),
         joined(places),
         tuple(images),
+        tuple(placed),
+        segment.to(device),
     )

@@ -65,7 +65,9 @@ def logits_of(loaded: Loaded) -> Callable[[Prompt, Sequence[int]], np.ndarray]:
         asked = loaded.encoder.prompt(prompt.turns, ids, [features.grid(i) for i in ids])
         row = shared_row([continued(asked, answer)])
         batch = collate([row], loaded.tokenizer.pad_token_id, loaded.device)
-        found: np.ndarray = learned_logits(loaded.model, batch, features.stack(batch.images)).cpu().numpy()
+        found: np.ndarray = (
+            learned_logits(loaded.family, loaded.model, batch, features.stack(batch.images)).cpu().numpy()
+        )
         return found
 
     return reference

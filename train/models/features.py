@@ -3,9 +3,9 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
-import torch
 from PIL import Image
 
+from train.models.family import Grid, Visual
 from train.models.loading import Loaded
 
 
@@ -20,23 +20,22 @@ class Features:
 
     def __init__(self, loaded: Loaded, image: Callable[[str], Image.Image], budget_mb: int = 2048) -> None:
         self.loaded, self.image, self.budget = loaded, image, budget_mb << 20
-        self.kept: OrderedDict[str, tuple[torch.Tensor, tuple[int, int]]] = OrderedDict()
+        self.kept: OrderedDict[str, tuple[Visual, Grid]] = OrderedDict()
         self.held = self.computed = 0
 
-    def of(self, image_id: str) -> torch.Tensor:
-        """Visual tokens (N, D) of an image."""
+    def of(self, image_id: str) -> Visual:
+        """What the tower says of an image."""
         return self._get(image_id)[0]
 
-    def grid(self, image_id: str) -> tuple[int, int]:
-        """(rows, columns) of visual tokens of an image."""
+    def grid(self, image_id: str) -> Grid:
+        """What an image is cut into."""
         return self._get(image_id)[1]
 
-    def stack(self, image_ids: Iterable[str]) -> torch.Tensor:
-        """Visual tokens (M, D) of several images, one after the other; (0, 0) for none."""
-        found = [self.of(i) for i in image_ids]
-        return torch.cat(found) if found else torch.zeros(0, 0, device=self.loaded.device)
+    def stack(self, image_ids: Iterable[str]) -> Visual | None:
+        """What the tower says of several images, one after the other; None for none."""
+        return Visual.joined(self.of(i) for i in image_ids)
 
-    def _get(self, image_id: str) -> tuple[torch.Tensor, tuple[int, int]]:
+    def _get(self, image_id: str) -> tuple[Visual, Grid]:
         if image_id in self.kept:
             self.kept.move_to_end(image_id)
             return self.kept[image_id]
@@ -45,8 +44,8 @@ class Features:
         entry = (family.features(self.loaded.model, fitted), family.grid(fitted))
         self.computed += 1
         self.kept[image_id] = entry
-        self.held += entry[0].numel() * entry[0].element_size()
+        self.held += entry[0].nbytes
         while self.held > self.budget and len(self.kept) > 1:
             _, (old, _) = self.kept.popitem(last=False)
-            self.held -= old.numel() * old.element_size()
+            self.held -= old.nbytes
         return entry

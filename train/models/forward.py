@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from train.data.rows import Batch
+from train.models.family import Family, Sight, Visual
 
 
 def core(model: Any) -> Any:
@@ -12,25 +13,28 @@ def core(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def hidden_states(model: Any, batch: Batch, features: torch.Tensor) -> torch.Tensor:
+def embedded(inner: Any, ids: torch.Tensor, sight: Sight) -> torch.Tensor:
+    """Embeddings (B, T, D) of tokens (B, T), the visual tokens in their places."""
+    embeds: torch.Tensor = inner.get_input_embeddings()(ids)
+    if sight.visual is not None and len(sight.places):
+        flat = embeds.reshape(-1, embeds.shape[-1])
+        embeds = flat.index_copy(0, sight.places, sight.visual.tokens.to(flat.dtype)).view_as(embeds)
+    return embeds
+
+
+def hidden_states(family: Family, model: Any, batch: Batch, visual: Visual | None) -> torch.Tensor:
     """Hidden states (B*T, D).
 
     Args:
-        features: (M, D), in the order of ``batch.image_places``.
+        visual: of ``batch.images``, in that order.
     """
     inner = core(model)
-    embeds = inner.get_input_embeddings()(batch.ids)
-    if len(batch.image_places):
-        flat = embeds.reshape(-1, embeds.shape[-1])
-        embeds = flat.index_copy(0, batch.image_places, features.to(flat.dtype)).view_as(embeds)
-    out = inner.model.language_model(
-        inputs_embeds=embeds, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-    )
-    states: torch.Tensor = out.last_hidden_state
+    sight = Sight(visual, batch.image_places, batch.placed, batch.segments)
+    states = family.read(inner, embedded(inner, batch.ids, sight), batch.mask, batch.positions, sight)
     return states.reshape(-1, states.shape[-1])
 
 
-def learned_logits(model: Any, batch: Batch, features: torch.Tensor) -> torch.Tensor:
+def learned_logits(family: Family, model: Any, batch: Batch, visual: Visual | None) -> torch.Tensor:
     """Logits (N, V) in fp32 at the places that predict the learned tokens: the head runs nowhere else."""
-    logits: torch.Tensor = core(model).lm_head(hidden_states(model, batch, features)[batch.sources])
+    logits: torch.Tensor = core(model).lm_head(hidden_states(family, model, batch, visual)[batch.sources])
     return logits.float()

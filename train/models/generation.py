@@ -3,15 +3,17 @@
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 
 from train.data.encode import Encoded
+from train.data.rows import PREFIX
+from train.models.family import Placed, Sight
 from train.models.features import Features
-from train.models.forward import core
+from train.models.forward import core, embedded
 from train.models.loading import Loaded
 
 
@@ -123,28 +125,24 @@ def _decode(
 ) -> list[Continuation]:
     inner, device, stops = core(model), loaded.device, how.stops if how.stops is not None else loaded.stops
     heads = [(asked[0], 0, common) for asked, common in groups]
-    ids, places, mask, slots = _laid(heads, loaded.tokenizer.pad_token_id, device)
-    embeds = inner.get_input_embeddings()(ids)
-    if len(slots):
-        values = features.stack(image for head, _, _ in heads for image, _, _ in head.images).to(embeds.dtype)
-        embeds = embeds.view(-1, embeds.shape[-1]).index_copy(0, slots, values).view_as(embeds)
+    ids, places, mask, sight = _laid(heads, loaded.tokenizer.pad_token_id, device)
+    sight = replace(sight, visual=features.stack(image for head, _, _ in heads for image, _, _ in head.images))
     cache = DynamicCache(config=inner.config.get_text_config())
+    unseen = Sight(None, sight.places[:0])
 
-    def read(embeds: torch.Tensor, mask: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        out = inner.model.language_model(
-            inputs_embeds=embeds, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True
-        )
-        logits: torch.Tensor = inner.lm_head(out.last_hidden_state[:, -1]).float()
+    def read(ids: torch.Tensor, mask: torch.Tensor, places: torch.Tensor, sight: Sight = unseen) -> torch.Tensor:
+        states = loaded.family.read(inner, embedded(inner, ids, sight), mask, places, sight, cache)
+        logits: torch.Tensor = inner.lm_head(states[:, -1]).float()
         return logits
 
-    logits = read(embeds, mask, places)
+    logits = read(ids, mask, places, sight)
     owners = torch.tensor([k for k, (asked, _) in enumerate(groups) for _ in asked], device=device)
     if len(groups) < len(owners):
         tails = [(p, common, len(p.ids)) for asked, common in groups for p in asked]
         cache.batch_select_indices(owners)
         ids, places, seen, _ = _laid(tails, loaded.tokenizer.pad_token_id, device)
         mask = torch.cat((mask[owners], seen), 1)
-        logits = read(inner.get_input_embeddings()(ids), mask, places)
+        logits = read(ids, mask, places)
     logits = logits.repeat_interleave(how.samples, 0)  # (B*G, V)
     cache.batch_repeat_interleave(how.samples)
     mask = mask.repeat_interleave(how.samples, 0)
@@ -165,33 +163,32 @@ def _decode(
             cache.batch_select_indices(keep)
             rows, mask, now, chosen = rows[keep], mask[keep], now[keep], chosen[keep]
         mask = torch.cat((mask, mask.new_ones(len(mask), 1)), 1)
-        embeds = inner.get_input_embeddings()(chosen[:, None])
-        logits = read(embeds, mask, now[None, :, None].expand(3, -1, 1))
+        logits = read(chosen[:, None], mask, now[None, :, None].expand(3, -1, 1))
         now = now + 1
     return [Continuation(tuple(w), tuple(s), bool(w) and w[-1] in stops) for w, s in zip(written, scores, strict=True)]
 
 
 def _laid(
     parts: Sequence[tuple[Encoded, int, int]], pad: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Sight]:
     """Parts of prompts, from one token to another, padded on the left: all end in the last column.
 
-    Returns: ids (B, T), positions (3, B, T), mask (B, T), flat places of the image tokens (M,).
+    Returns: ids (B, T), positions (3, B, T), mask (B, T), and where their images stand.
     """
     width = max(stop - start for _, start, stop in parts)
     ids = np.full((len(parts), width), pad, np.int64)
     places = np.zeros((3, len(parts), width), np.int64)
     seen = np.zeros((len(parts), width), np.int64)
-    slots = [np.zeros(0, np.int64)]
+    slots, placed = [np.zeros(0, np.int64)], []
     for row, (prompt, start, stop) in enumerate(parts):
         lead = width - (stop - start)
         ids[row, lead:], places[:, row, lead:], seen[row, lead:] = (
             prompt.ids[start:stop], prompt.positions[:, start:stop], 1,
         )  # fmt: skip
-        at = row * width + lead - start
-        slots += [np.arange(at + first, at + first + n) for _, first, n in prompt.images if start <= first < stop]
+        slots.append(row * width + lead + np.flatnonzero(prompt.visual[start:stop]))
+        placed += [Placed(row, lead + first - start, PREFIX) for _, first, _ in prompt.images if start <= first < stop]
     ids_, places_, seen_ = (torch.from_numpy(x).to(device) for x in (ids, places, seen))
-    return ids_, places_, seen_, torch.from_numpy(np.concatenate(slots)).to(device)
+    return ids_, places_, seen_, Sight(None, torch.from_numpy(np.concatenate(slots)).to(device), tuple(placed))
 
 
 def _pick(logits: torch.Tensor, how: Sampling, randomness: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

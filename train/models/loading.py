@@ -8,17 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from audit.errors import BadInput, IntegrityFailure, Refused
+from audit.errors import BadInput, IntegrityFailure
 from train.data.encode import Encoder
-from train.gguf.files import PICKLES, digest_of
-from train.models.qwen2_vl import Qwen2VL
+from train.gguf.files import digest_of
+from train.models.directory import FAMILIES, check_directory
+from train.models.family import Family
 
-Precision = Literal["nf4", "bf16", "fp32"]
-FAMILIES = {Qwen2VL.model_type: Qwen2VL}
-"""Families by ``model_type``."""
-__all__ = ["Family", "Loaded", "check_directory", "digest_of", "family_of", "load"]
-Family = Qwen2VL
-"""What is particular to a model; the only one so far."""
+Precision = Literal["nf4", "int8", "bf16", "fp32"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +25,7 @@ class Loaded:
     """transformers model, frozen, in eval mode."""
     tokenizer: Any
     """Its own fast tokenizer."""
-    family: Qwen2VL
+    family: Family
     """What is particular to it."""
     encoder: Encoder
     """Conversation to tokens."""
@@ -54,67 +50,11 @@ class Loaded:
         return frozenset(t for t in (*named, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id) if t is not None)
 
 
-def check_directory(directory: Path) -> dict[str, Any]:
-    """Say clearly why a directory is not a model that we load; returns its parsed config.json.
-
-    Raises:
-        BadInput: no directory, no or broken config.json, no weights.
-        Refused: pickle weights, or a family that is not known.
-    """
-    if not directory.is_dir():
-        raise BadInput(
-            "there is no model directory here",
-            where=str(directory),
-            hint="name a directory that holds config.json and *.safetensors",
-        )
-    try:
-        config: dict[str, Any] = json.loads((directory / "config.json").read_text())
-        kind = config["model_type"]
-    except FileNotFoundError:
-        raise BadInput(
-            "this directory is not a model: it has no config.json",
-            where=str(directory),
-            hint="name the directory that was saved with save_pretrained",
-        ) from None
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
-        raise BadInput(
-            "config.json is broken or names no model_type",
-            where=str(directory / "config.json"),
-            hint="copy the model again from its medium",
-        ) from None
-    pickles = sorted(p.name for p in directory.iterdir() if p.suffix in PICKLES)
-    if pickles:
-        raise Refused(
-            "pickle weights can run code and are never loaded",
-            where=str(directory / pickles[0]),
-            hint="save the model with safe_serialization=True elsewhere and bring the *.safetensors",
-        )
-    if not any(directory.glob("*.safetensors")):
-        raise BadInput(
-            "the directory has no weights (*.safetensors)",
-            where=str(directory),
-            hint="copy the model again from its medium",
-        )
-    if not (directory / "tokenizer.json").is_file():
-        raise BadInput(
-            "the directory has no tokenizer.json",
-            where=str(directory),
-            hint="bring the model with its fast tokenizer: without it transformers would make an empty one",
-        )
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        raise Refused(
-            f"the model family {kind!r} is not supported; supported: {', '.join(sorted(FAMILIES))}",
-            where=str(directory / "config.json"),
-            hint="bring a model of a supported family",
-        )
-    return config
-
-
 def load(
     directory: Path,
     precision: Precision = "fp32",
     device: str = "auto",
-    max_visual_tokens: int = 512,
+    max_visual_tokens: int | None = None,
     digest: str = "",
 ) -> Loaded:
     """Open a model directory.
@@ -123,7 +63,7 @@ def load(
         precision: ``nf4`` holds the language Linears in 4 bits with double quantisation and leaves everything else
             in 16 bits (in fp32 on a CPU); ``bf16`` and ``fp32`` hold all of it so.
         device: ``auto`` takes a GPU where there is one.
-        max_visual_tokens: budget an image.
+        max_visual_tokens: budget an image; None is the family's own.
         digest: that of the directory, where the caller has just taken it; else it is taken here.
     Raises:
         BadInput, Refused: see check_directory; also truncated weights.
@@ -145,7 +85,7 @@ def load(
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=compute,
-            llm_int8_skip_modules=[family_class.vision, "lm_head"],
+            llm_int8_skip_modules=[*family_class.vision, "lm_head"],
         )
     try:
         config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
@@ -176,8 +116,8 @@ def load(
             hint="copy the model again from its medium and compare its digests",
         )
     model.eval().requires_grad_(False)
+    check_precision(model, family_class, precision)
     if precision == "nf4":
-        check_four_bits(model, family_class.vision)
         _keep_differentiable(model)
     family = family_class.of(config, processor, max_visual_tokens)
     return Loaded(
@@ -196,30 +136,21 @@ def _keep_differentiable(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def family_of(directory: Path, max_visual_tokens: int = 512) -> Family:
-    """The family of a model directory, without its weights. Raises as check_directory."""
-    import transformers
-
-    kind = check_directory(directory)["model_type"]
-    config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
-    return FAMILIES[kind].of(
-        config, json.loads((directory / "preprocessor_config.json").read_text()), max_visual_tokens
-    )
-
-
-def check_four_bits(model: Any, vision: str) -> None:
-    """Walk the modules: every language Linear is 4-bit, and nothing in the vision tower or the head is.
+def check_precision(model: Any, family: Family | type[Family], precision: Precision) -> None:
+    """Walk the modules: every language Linear is held as asked for, and nothing else is quantised.
 
     Raises: IntegrityFailure naming the first module that is not (STACK 1.2: skip lists silently do nothing).
     """
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
+    wanted = {"nf4": Linear4bit, "int8": Linear8bitLt}.get(precision)
     for name, module in model.named_modules():
         if not isinstance(module, nn.Linear):
             continue
-        kept = name.startswith(vision) or name == "lm_head"
-        if kept == isinstance(module, Linear4bit):
-            what = "is quantised and must not be" if kept else "is not quantised and must be"
+        language = name.startswith(family.language + ".")
+        held = type(module) if isinstance(module, Linear4bit | Linear8bitLt) else None
+        if held is not (wanted if language else None):
+            what = "is not quantised as asked" if language else "is quantised and must not be"
             raise IntegrityFailure(
                 f"the Linear {name} {what}",
                 where="model loading",

@@ -3,19 +3,22 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from PIL import Image
 
+from train.models.family import Expansion, Family, Grid, Sight, Visual
+
+BUDGET = 512
+"""Visual tokens an image at most, unless told otherwise."""
+
 
 @dataclass(frozen=True)
-class Qwen2VL:
+class Qwen2VL(Family):
     """What is particular to Qwen2-VL."""
 
-    image_token: int
-    """Id of ``<|image_pad|>``."""
     patch: int = 14
     """Pixels on a side of a patch."""
     merge: int = 2
@@ -30,31 +33,20 @@ class Qwen2VL:
     """Smallest area an image is brought to, in pixels."""
     max_pixels: int = 512 * 28 * 28
     """Largest area an image is brought to, in pixels: the visual-token budget."""
-    closes_image: int = 1
-    """Tokens after an image that belong to it: ``<|vision_end|>``."""
 
-    model_type = "qwen2_vl"
-    """``model_type`` in the model's config.json."""
-    vision = "model.visual"
-    """Root-anchored name of the frozen vision tower, projector included."""
-    lora_targets = r"model\.language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
-    """Root-anchored pattern of the language Linears that take LoRA."""
+    model_type: ClassVar = "qwen2_vl"
+    vision: ClassVar = ("model.visual",)
+    closes_image: ClassVar = 1  # <|vision_end|>
 
     @classmethod
-    def of(cls, config: Any, processor: dict[str, Any], max_visual_tokens: int = 512) -> Self:
-        """Read the family's numbers from config.json and preprocessor_config.json.
-
-        Args:
-            config: transformers' Qwen2VLConfig.
-            processor: the parsed preprocessor_config.json.
-            max_visual_tokens: budget an image; the model's own limit holds where it is smaller.
-        """
+    def of(cls, config: Any, processor: dict[str, Any], max_visual_tokens: int | None = None) -> Self:
+        """See Family; the model's own limit of visual tokens holds where it is smaller than the budget."""
         vision = config.vision_config
         cell = vision.patch_size * vision.spatial_merge_size
         size = processor.get("size") or {}
         smallest = processor.get("min_pixels") or size.get("shortest_edge") or 4 * cell * cell
         largest = processor.get("max_pixels") or size.get("longest_edge") or 16384 * cell * cell
-        budget = min(largest, max_visual_tokens * cell * cell)
+        budget = min(largest, (max_visual_tokens or BUDGET) * cell * cell)
         return cls(
             config.image_token_id,
             vision.patch_size,
@@ -80,13 +72,26 @@ class Qwen2VL:
         rgb = image.convert("RGB")
         return rgb if rgb.size == (new_w, new_h) else rgb.resize((new_w, new_h), Image.Resampling.BICUBIC)
 
-    def grid(self, fitted: Image.Image) -> tuple[int, int]:
+    def grid(self, fitted: Image.Image) -> Grid:
         """(rows, columns) of visual tokens of a fitted image."""
         cell = self.patch * self.merge
         return fitted.height // cell, fitted.width // cell
 
-    def features(self, model: Any, fitted: Image.Image) -> torch.Tensor:
-        """Visual tokens (rows * columns, D) of one fitted image out of the frozen tower, computed alone."""
+    def visual_tokens(self, grid: Grid) -> int:
+        """Rows times columns."""
+        return grid[0] * grid[1]
+
+    def expansion(self, grid: Grid, slot: str) -> Expansion:
+        """The slot as often as there are visual tokens; its borders are the template's."""
+        return Expansion(slot, (self.visual_tokens(grid),))
+
+    def features(self, model: Any, fitted: Image.Image) -> Visual:
+        """The merged patches (rows * columns, D) of one fitted image."""
+        with torch.no_grad():
+            return Visual(self.tower(model, fitted).pooler_output)
+
+    def tower(self, model: Any, fitted: Image.Image) -> Any:
+        """What transformers' vision tower returns of one fitted image."""
         pixels = (np.asarray(fitted, np.float32) / 255 - np.asarray(self.mean, np.float32)) / np.asarray(
             self.std, np.float32
         )
@@ -94,18 +99,10 @@ class Qwen2VL:
         rows, columns = self.grid(fitted)
         grid = torch.tensor([[1, rows * self.merge, columns * self.merge]], device=model.device)
         visual = model.model.visual
-        with torch.no_grad():
-            found: torch.Tensor = visual(patches.to(model.device, visual.dtype), grid_thw=grid).pooler_output
-        return found
+        return visual(patches.to(model.device, visual.dtype), grid_thw=grid)
 
-    def positions(self, length: int, images: Sequence[tuple[int, tuple[int, int]]]) -> np.ndarray:
-        """M-RoPE positions.
-
-        Args:
-            length: tokens T, images expanded.
-            images: (first place, (rows, columns) of visual tokens) of each image, in order.
-        Returns: (3, T) int64: time, height, width.
-        """
+    def positions(self, length: int, images: Sequence[tuple[int, Grid]]) -> np.ndarray:
+        """M-RoPE: (3, T) of time, height and width."""
         found = np.zeros((3, length), np.int64)
         at = now = 0
         for start, (rows, columns) in images:
@@ -117,6 +114,31 @@ class Qwen2VL:
             found[2, start:at] = now + np.tile(np.arange(columns), rows)
             now += max(rows, columns)
         found[:, at:] = now + np.arange(length - at)
+        return found
+
+    def read(
+        self,
+        inner: Any,
+        embeds: torch.Tensor,
+        mask: torch.Tensor,
+        positions: torch.Tensor,
+        sight: Sight,
+        cache: Any = None,
+    ) -> torch.Tensor:
+        """See Family; positions keep their three rows."""
+        out = inner.model.language_model(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        states: torch.Tensor = out.last_hidden_state
+        return states
+
+    def end_of_text(self, tokenizer: Any) -> str:
+        """``<|endoftext|>``, which Qwen pads with."""
+        found: str = tokenizer.pad_token
         return found
 
 

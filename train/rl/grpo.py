@@ -206,7 +206,7 @@ def _update(
     if not len(batch.targets):
         return {}
     seen = features.stack(batch.images)
-    logits = learned_logits(model, batch, seen) / config.temperature  # (N, V)
+    logits = learned_logits(loaded.family, model, batch, seen) / config.temperature  # (N, V)
     logprobs = torch.log_softmax(logits, -1)
     chosen = logprobs.gather(1, batch.targets[:, None])[:, 0]
     advantages = (
@@ -222,7 +222,10 @@ def _update(
         swapped = [_mirrored_row(row, mirror) for row in rows]
         other = collate(swapped, loaded.tokenizer.pad_token_id, loaded.device)
         with torch.no_grad():
-            transformed = mirror.back(learned_logits(model, other, features.stack(other.images))) / config.temperature
+            transformed = (
+                mirror.back(learned_logits(loaded.family, model, other, features.stack(other.images)))
+                / config.temperature
+            )
         kl, js = divergences(logits, transformed)
         kl, js = kl * applies, js * applies
         if config.shaping:
@@ -232,9 +235,9 @@ def _update(
     loss = loss - (torch.exp(chosen - chosen.detach()) * advantages).mean()
     if config.kl:
         with torch.no_grad(), model.disable_adapter():
-            before = torch.log_softmax(learned_logits(model, batch, seen) / config.temperature, -1).gather(
-                1, batch.targets[:, None]
-            )[:, 0]
+            before = torch.log_softmax(
+                learned_logits(loaded.family, model, batch, seen) / config.temperature, -1
+            ).gather(1, batch.targets[:, None])[:, 0]
         ratio = before - chosen
         k3 = (torch.exp(ratio) - ratio - 1).mean()
         loss = loss + config.kl * k3

@@ -1,0 +1,87 @@
+"""A model directory before its weights are opened: is it one, of which family, and what is particular to it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from audit.errors import BadInput, Refused
+from train.gguf.files import PICKLES
+from train.models.family import Family
+from train.models.qwen2_vl import Qwen2VL
+
+FAMILIES: dict[str, type[Family]] = {one.model_type: one for one in (Qwen2VL,)}
+"""Families by ``model_type``."""
+
+
+def check_directory(directory: Path) -> dict[str, Any]:
+    """Say clearly why a directory is not a model that we load; returns its parsed config.json.
+
+    Raises:
+        BadInput: no directory, no or broken config.json, no weights.
+        Refused: pickle weights, or a family that is not known.
+    """
+    if not directory.is_dir():
+        raise BadInput(
+            "there is no model directory here",
+            where=str(directory),
+            hint="name a directory that holds config.json and *.safetensors",
+        )
+    try:
+        config: dict[str, Any] = json.loads((directory / "config.json").read_text())
+        kind = config["model_type"]
+    except FileNotFoundError:
+        raise BadInput(
+            "this directory is not a model: it has no config.json",
+            where=str(directory),
+            hint="name the directory that was saved with save_pretrained",
+        ) from None
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
+        raise BadInput(
+            "config.json is broken or names no model_type",
+            where=str(directory / "config.json"),
+            hint="copy the model again from its medium",
+        ) from None
+    pickles = sorted(p.name for p in directory.iterdir() if p.suffix in PICKLES)
+    if pickles:
+        raise Refused(
+            "pickle weights can run code and are never loaded",
+            where=str(directory / pickles[0]),
+            hint="save the model with safe_serialization=True elsewhere and bring the *.safetensors",
+        )
+    if not any(directory.glob("*.safetensors")):
+        raise BadInput(
+            "the directory has no weights (*.safetensors)",
+            where=str(directory),
+            hint="copy the model again from its medium",
+        )
+    if not (directory / "tokenizer.json").is_file():
+        raise BadInput(
+            "the directory has no tokenizer.json",
+            where=str(directory),
+            hint="bring the model with its fast tokenizer: without it transformers would make an empty one",
+        )
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise Refused(
+            f"the model family {kind!r} is not supported; supported: {', '.join(sorted(FAMILIES))}",
+            where=str(directory / "config.json"),
+            hint="bring a model of a supported family",
+        )
+    return config
+
+
+def family_of(directory: Path, max_visual_tokens: int | None = None) -> Family:
+    """The family of a model directory, without its weights. Raises as check_directory."""
+    import transformers
+
+    kind = check_directory(directory)["model_type"]
+    config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
+    return FAMILIES[kind].of(
+        config, json.loads((directory / "preprocessor_config.json").read_text()), max_visual_tokens
+    )
+
+
+def family_noted(note: Mapping[str, Any]) -> Family:
+    """The family that `Family.noted` wrote down."""
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in note.items() if k != "model_type"}
+    return FAMILIES[note["model_type"]](**values)
