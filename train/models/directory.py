@@ -8,9 +8,10 @@ from typing import Any
 from audit.errors import BadInput, Refused
 from train.gguf.files import PICKLES
 from train.models.family import Family
+from train.models.mllama import Mllama
 from train.models.qwen2_vl import Qwen2VL
 
-FAMILIES: dict[str, type[Family]] = {one.model_type: one for one in (Qwen2VL,)}
+FAMILIES: dict[str, type[Family]] = {one.model_type: one for one in (Qwen2VL, Mllama)}
 """Families by ``model_type``."""
 
 

@@ -32,7 +32,7 @@ class Visual:
     deep: tuple[torch.Tensor, ...] = ()
     """(N, D) each: what is added to the hidden states of the first language layers (Qwen3-VL's deepstack)."""
     cross: tuple[torch.Tensor, ...] = ()
-    """(K, D) an image: what cross-attention layers read (Llama-3.2-Vision)."""
+    """(K, D) each: what cross-attention layers read; two an image, its tiles and padding tiles (Llama-3.2-Vision)."""
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:

@@ -16,7 +16,7 @@ def core(model: Any) -> Any:
 def embedded(inner: Any, ids: torch.Tensor, sight: Sight) -> torch.Tensor:
     """Embeddings (B, T, D) of tokens (B, T), the visual tokens in their places."""
     embeds: torch.Tensor = inner.get_input_embeddings()(ids)
-    if sight.visual is not None and len(sight.places):
+    if sight.visual is not None and len(sight.visual.tokens):
         flat = embeds.reshape(-1, embeds.shape[-1])
         embeds = flat.index_copy(0, sight.places, sight.visual.tokens.to(flat.dtype)).view_as(embeds)
     return embeds
