@@ -51,7 +51,11 @@ class Mllama(Family):
         patches = (side // vision.patch_size) ** 2 + 1
         own = processor.get("max_image_tiles", tower)
         sides = {size.get("height", side), size.get("width", side)}
-        if sides != {side} or not 1 <= own <= tower or _shapes(tower) != [tuple(r) for r in vision.supported_aspect_ratios]:
+        if (
+            sides != {side}
+            or not 1 <= own <= tower
+            or _shapes(tower) != [tuple(r) for r in vision.supported_aspect_ratios]
+        ):
             raise BadInput(
                 f"the tiles of preprocessor_config.json ({own} of {sorted(sides)} pixels) are not those of the vision "
                 f"tower in config.json ({tower} of {side} pixels)",
@@ -131,7 +135,10 @@ class Mllama(Family):
         cache: Any = None,
     ) -> torch.Tensor:
         """See Family. What is read once stays in the cache with the cross-attention layers' keys."""
-        from train.models.crossing import Looked, looked_at  # transformers: not where only the family's numbers are asked
+        from train.models.crossing import (
+            Looked,
+            looked_at,
+        )  # transformers: not where only the family's numbers are asked
 
         width, crossing = embeds.shape[1], inner.config.get_text_config().cross_attention_layers
         states = allowed = reads = None

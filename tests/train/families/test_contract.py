@@ -181,7 +181,8 @@ def test_shared_packed_and_padded_rows_teach_the_same(one: Opened, images: int) 
         assert found.keys() == gradients.keys()
         for weight, gradient in gradients.items():
             apart = torch.linalg.vector_norm(found[weight] - gradient)
-            assert float(apart) <= 1e-5 * float(torch.linalg.vector_norm(gradient)) + 1e-9, (name, weight)
+            share = 1e-5 if gradient.numel() > 1 else 1e-4  # a gate: one number, in which all tokens' terms cancel
+            assert float(apart) <= share * float(torch.linalg.vector_norm(gradient)) + 1e-9, (name, weight)
 
 
 @torch.inference_mode()
