@@ -6,6 +6,8 @@ the first image reads everything, padding tiles too, and only its MLP is switche
 skips these layers. Here each token follows that rule within its own conversation, however conversations share a row.
 """
 
+from collections.abc import Sequence
+
 import torch
 from transformers.cache_utils import DynamicLayer
 
@@ -37,40 +39,38 @@ class Looked(DynamicLayer):
         super().batch_select_indices(indices)
         self.allowed, self.reads = self.allowed[indices], self.reads[indices]
 
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Order the rows anew."""
-        super().reorder_cache(beam_idx)
-        self.allowed, self.reads = self.allowed[beam_idx], self.reads[beam_idx]
+    def narrow(self) -> None:
+        """Drop what no token to come reads: padding tiles and earlier images are most of what would be fanned out."""
+        most = -(-int(self.allowed.sum(-1).max()) // ALIGNED) * ALIGNED
+        places = self.allowed[:, 0].int().argsort(-1, descending=True, stable=True)[:, :most]  # (B, K')
+        self.allowed = self.allowed.gather(2, places[:, None])
+        wide = places[:, None, :, None].expand(-1, self.keys.shape[1], -1, self.keys.shape[3])
+        self.keys, self.values = self.keys.gather(2, wide), self.values.gather(2, wide)
 
 
-def looked_at(sight: Sight, embeds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def looked_at(
+    sight: Sight, cross: Sequence[torch.Tensor], embeds: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What the tokens of a batch read of its images.
 
     A padding state is zero, and so are its key and its value (the projections have no bias): a token whose conversation
     has no image is pointed at padding alone, and the layer adds exactly nothing to it.
 
     Args:
-        sight: with images.
+        sight: where images stand; one at least.
+        cross: (K, D) each; two an image, the states of its tiles and of padding tiles.
         embeds: (B, T, D) of the same batch.
     Returns: states (B, K, D); which of them a token reads (B, T, K) bool; whether its MLP runs (B, T) bool.
     """
-    assert sight.visual is not None
     (rows, width, _), device = embeds.shape, embeds.device
-    own, padding = sight.visual.cross[::2], sight.visual.cross[1::2]
+    own, padding = cross[::2], cross[1::2]
     pieces: list[list[torch.Tensor]] = [[embeds.new_zeros(0, embeds.shape[-1])] for _ in range(rows)]
-    where: list[list[int]] = [[] for _ in range(rows)]  # of each state: the image that it belongs to, from 1
-    real: list[list[bool]] = [[] for _ in range(rows)]
+    labels: list[list[torch.Tensor]] = [[torch.zeros(0, dtype=torch.long)] for _ in range(rows)]
     for number, (image, states, rest) in enumerate(zip(sight.images, own, padding, strict=True), 1):
         pieces[image.row] += [states.to(embeds), rest.to(embeds)]
-        where[image.row] += [number] * (len(states) + len(rest))
-        real[image.row] += [True] * len(states) + [False] * len(rest)
-    longest = (max(map(len, where)) // ALIGNED + 1) * ALIGNED
-    states = torch.stack([
-        torch.nn.functional.pad(torch.cat(piece), (0, 0, 0, longest - len(found)))
-        for piece, found in zip(pieces, where, strict=True)
-    ])  # (B, K, D)  # fmt: skip
-    image_of = torch.tensor([w + [0] * (longest - len(w)) for w in where], device=device)  # (B, K); 0 is none
-    is_own = torch.tensor([r + [False] * (longest - len(r)) for r in real], device=device)
+        labels[image.row] += [torch.full((len(states),), number), torch.full((len(rest),), -number)]
+    states = _stacked(pieces)  # (B, K, D)
+    label = _stacked(labels).to(device)  # (B, K): number of the image that a state is of, negative in padding tiles
 
     row, start, segment, group = torch.tensor(
         [(i.row, i.start, i.segment, g) for i, g in zip(sight.images, _groups(sight), strict=True)], device=device
@@ -86,9 +86,17 @@ def looked_at(sight: Sight, embeds: torch.Tensor) -> tuple[torch.Tensor, torch.T
     ahead = owned & (latest[row] == 0)
     pictured = torch.zeros(rows, width, dtype=torch.int32, device=device).index_add_(0, row, owned.int()) > 0
     nothing = torch.zeros(1, width, dtype=torch.bool, device=device)
-    allowed = torch.cat((nothing, ahead))[image_of] | (torch.cat((nothing, seen))[image_of] & is_own[:, :, None])
-    allowed |= (image_of == 0)[:, :, None] & ~pictured[:, None]
+    allowed = torch.cat((nothing, ahead))[label.abs()] | torch.cat((nothing, seen))[label.clamp(min=0)]
+    allowed[:, -1] = ~pictured
     return states, allowed.transpose(1, 2).contiguous(), latest > 0
+
+
+def _stacked(rows: list[list[torch.Tensor]]) -> torch.Tensor:
+    """Each row's pieces end to end, zeros behind them: one at least."""
+    whole = [torch.cat(pieces) for pieces in rows]
+    longest = (max(map(len, whole)) // ALIGNED + 1) * ALIGNED
+    spare = [x.new_zeros(longest - len(x), *x.shape[1:]) for x in whole]
+    return torch.stack([torch.cat(pair) for pair in zip(whole, spare, strict=True)])
 
 
 def _groups(sight: Sight) -> list[int]:

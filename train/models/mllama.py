@@ -1,7 +1,6 @@
-"""Llama-3.2-Vision: images in tiles, read by cross-attention layers between the language layers (arXiv 2407.21783, 7)."""
+"""Llama-3.2-Vision: images in tiles that cross-attention layers read (arXiv 2407.21783, 7)."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -135,18 +134,15 @@ class Mllama(Family):
         cache: Any = None,
     ) -> torch.Tensor:
         """See Family. What is read once stays in the cache with the cross-attention layers' keys."""
-        from train.models.crossing import (
-            Looked,
-            looked_at,
-        )  # transformers: not where only the family's numbers are asked
+        # Here, and not above: transformers takes seconds, and some ask for the family's numbers only.
+        from train.models.crossing import Looked, looked_at
 
         width, crossing = embeds.shape[1], inner.config.get_text_config().cross_attention_layers
         states = allowed = reads = None
         if sight.visual is not None:
-            states, allowed, reads = looked_at(sight, embeds)
-            if cache is not None:
-                for layer in crossing:
-                    cache.layers[layer] = Looked(allowed[:, -1:], reads[:, -1:])
+            states, allowed, reads = looked_at(sight, sight.visual.cross, embeds)
+            for layer in crossing if cache is not None else ():
+                cache.layers[layer] = Looked(allowed[:, -1:], reads[:, -1:])
         elif cache is not None and isinstance(kept := cache.layers[crossing[0]], Looked):
             allowed, reads = kept.allowed.expand(-1, width, -1), kept.reads.expand(-1, width)
         out = inner.model.language_model(
@@ -159,6 +155,8 @@ class Mllama(Family):
             past_key_values=cache,
             use_cache=cache is not None,
         )
+        for layer in crossing if states is not None and cache is not None else ():
+            cache.layers[layer].narrow()
         found: torch.Tensor = out.last_hidden_state
         return found
 
