@@ -125,6 +125,15 @@ def test_what_prompts_have_in_common_is_read_once(loaded: Any, features: Any, mo
     assert read[0][0] * read[0][1] + read[1][0] * read[1][1] < 0.7 * whole
 
 
+def test_a_prompt_with_nothing_in_common_goes_on_beside_those_that_have(loaded: Any, features: Any) -> None:
+    asked = (("1:48:32", "Where?"), ("1:48:32", "No?"), ("2:128:64", "What plane and where is it?"), ("", "Is it red?"))
+    prompts = [
+        loaded.encoder.prompt([Turn("user", q)], (i,) if i else (), [features.grid(i)] if i else []) for i, q in asked
+    ]
+    found = generate(loaded, prompts, features, Sampling(8))
+    assert [list(c.ids) for (c,) in found] == [reference(loaded, features, p, 8) for p in prompts]
+
+
 def test_unlikely_tokens_are_not_drawn(loaded: Any, features: Any, prompts: list[Encoded]) -> None:
     greedy = generate(loaded, prompts, features, Sampling(6))
     tight = generate(loaded, prompts, features, Sampling(6, temperature=2.0, min_p=0.999999))

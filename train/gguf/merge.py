@@ -95,7 +95,7 @@ def names_on_disk(module: str) -> tuple[str, ...]:
     rules = (
         ("model.language_model.", "model."), ("model.visual.", "visual."),  # Qwen2-VL, Qwen2.5-VL
         ("model.language_model.", "language_model.model."), ("lm_head", "language_model.lm_head"),  # LLaVA, mllama
-        ("model.vision_tower.", "vision_tower."), ("model.multi_modal_projector.", "multi_modal_projector."),
+        ("model.vision_tower.", "vision_tower."), ("model.multi_modal_projector", "multi_modal_projector"),
         ("model.vision_model.", "vision_model."),
     )  # fmt: skip
     return (module, *(new + module.removeprefix(old) for old, new in rules if module.startswith(old)))

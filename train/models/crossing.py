@@ -25,6 +25,9 @@ class Looked(DynamicLayer):
         reads: (B, 1) bool: whether the row's conversation has images at all.
     """
 
+    keys: torch.Tensor
+    values: torch.Tensor
+
     def __init__(self, allowed: torch.Tensor, reads: torch.Tensor) -> None:
         super().__init__()
         self.allowed, self.reads = allowed, reads
@@ -42,7 +45,7 @@ class Looked(DynamicLayer):
     def narrow(self) -> None:
         """Drop what no token to come reads: padding tiles and earlier images are most of what would be fanned out."""
         most = -(-int(self.allowed.sum(-1).max()) // ALIGNED) * ALIGNED
-        places = self.allowed[:, 0].int().argsort(-1, descending=True, stable=True)[:, :most]  # (B, K')
+        places = self.allowed[:, 0].int().argsort(dim=-1, descending=True, stable=True)[:, :most]  # (B, K')
         self.allowed = self.allowed.gather(2, places[:, None])
         wide = places[:, None, :, None].expand(-1, self.keys.shape[1], -1, self.keys.shape[3])
         self.keys, self.values = self.keys.gather(2, wide), self.values.gather(2, wide)

@@ -137,16 +137,19 @@ def _decode(
 
     logits = read(ids, mask, places, sight)
     owners = torch.tensor([k for k, (asked, _) in enumerate(groups) for _ in asked], device=device)
+    last = places.amax((0, 2))[owners]  # (B,)
     if len(groups) < len(owners):
         tails = [(p, common, len(p.ids)) for asked, common in groups for p in asked]
         cache.batch_select_indices(owners)
         ids, places, seen, _ = _laid(tails, loaded.tokenizer.pad_token_id, device)
         mask = torch.cat((mask[owners], seen), 1)
-        logits = read(ids, mask, places)
+        tailless = torch.tensor([start == stop for _, start, stop in tails], device=device)
+        logits = torch.where(tailless[:, None], logits[owners], read(ids, mask, places))
+        last = torch.maximum(last, places.amax((0, 2)))
     logits = logits.repeat_interleave(how.samples, 0)  # (B*G, V)
     cache.batch_repeat_interleave(how.samples)
     mask = mask.repeat_interleave(how.samples, 0)
-    now = (places.amax((0, 2)) + 1).repeat_interleave(how.samples)  # (B*G,)
+    now = (last + 1).repeat_interleave(how.samples)  # (B*G,)
     rows = torch.arange(len(logits), device=device)
     written: list[list[int]] = [[] for _ in range(len(logits))]
     scores: list[list[float]] = [[] for _ in range(len(logits))]
