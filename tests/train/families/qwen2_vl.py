@@ -20,7 +20,7 @@ def write(directory: Path) -> Path:
     return directory
 
 
-def processor(directory: Path) -> Callable[[str, Sequence[Image.Image]], Any]:
+def joined(directory: Path) -> Any:
     """transformers' PIL image processor and the tokenizer, as its own processor joins them (that needs torchvision)."""
     from transformers import AutoTokenizer, ProcessorMixin
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -35,14 +35,19 @@ def processor(directory: Path) -> Callable[[str, Sequence[Image.Image]], Any]:
             self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
             self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
             self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
-            ProcessorMixin.__init__(self, image_processor, tokenizer)
+            ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=tokenizer.chat_template)
 
         @classmethod
         def get_attributes(cls) -> list[str]:
             """The parts of the processor."""
             return ["image_processor", "tokenizer"]
 
-    both = WithoutVideo(Qwen2VLImageProcessorPil.from_pretrained(directory), AutoTokenizer.from_pretrained(directory))
+    return WithoutVideo(Qwen2VLImageProcessorPil.from_pretrained(directory), AutoTokenizer.from_pretrained(directory))
+
+
+def processor(directory: Path) -> Callable[[str, Sequence[Image.Image]], Any]:
+    """See Case."""
+    both = joined(directory)
     return lambda text, images: both(text=[text], images=list(images) or None, return_tensors="pt")
 
 
