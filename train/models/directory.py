@@ -8,9 +8,11 @@ from typing import Any
 from audit.errors import BadInput, Refused
 from train.gguf.files import PICKLES
 from train.models.family import Family
+from train.models.idefics3 import Idefics3
 from train.models.qwen2_vl import Qwen2VL
+from train.models.smolvlm import SmolVLM
 
-FAMILIES: dict[str, type[Family]] = {one.model_type: one for one in (Qwen2VL,)}
+FAMILIES: dict[str, type[Family]] = {one.model_type: one for one in (Qwen2VL, Idefics3, SmolVLM)}
 """Families by ``model_type``."""
 
 
@@ -68,6 +70,24 @@ def check_directory(directory: Path) -> dict[str, Any]:
             hint="bring a model of a supported family",
         )
     return config
+
+
+def legacy_template(directory: Path) -> str | None:
+    """The chat template of chat_template.json, where older releases keep it and their tokenizer does not look.
+
+    It goes before the tokenizer's own, as in transformers' processors.
+
+    Raises: BadInput where the file is broken.
+    """
+    place = directory / "chat_template.json"
+    if not place.is_file():
+        return None
+    try:
+        return str(json.loads(place.read_text())["chat_template"])
+    except (ValueError, KeyError, TypeError):
+        raise BadInput(
+            "chat_template.json is broken", where=str(place), hint="copy the model again from its medium"
+        ) from None
 
 
 def family_of(directory: Path, max_visual_tokens: int | None = None) -> Family:

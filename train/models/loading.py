@@ -11,7 +11,7 @@ from torch import nn
 from audit.errors import BadInput, IntegrityFailure
 from train.data.encode import Encoder
 from train.gguf.files import digest_of
-from train.models.directory import FAMILIES, check_directory
+from train.models.directory import FAMILIES, check_directory, legacy_template
 from train.models.family import Family
 
 Precision = Literal["nf4", "int8", "bf16", "fp32"]
@@ -109,6 +109,7 @@ def load(
             where=str(directory),
             hint="copy the model again from its medium and compare its digests",
         ) from error
+    tokenizer.chat_template = legacy_template(directory) or tokenizer.chat_template
     if unfit := sorted({str(k) for k in found["missing_keys"]} | {str(k[0]) for k in found["mismatched_keys"]}):
         raise BadInput(
             f"the weights do not fit config.json: {unfit[0]} is missing or of another shape",
