@@ -94,7 +94,7 @@ class Encoder:
             marked = self.tokenizer.apply_chat_template(
                 [*messages, {"role": "user", "content": marker}], tokenize=False
             )
-            text = marked[: marked.rindex("\x00")]
+            text = marked[: marked.rindex("\x00")].rstrip(" ")  # a word's token begins with the space before it
         return text if text.startswith(self.bos) else self.bos + text
 
     def encode(self, conversation: Conversation, grids: Sequence[Grid], ends: bool = False) -> Encoded:
