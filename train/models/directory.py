@@ -72,6 +72,30 @@ def check_directory(directory: Path) -> dict[str, Any]:
     return config
 
 
+def check_vocabulary(directory: Path, tokenizer: Any, embeddings: int, image_token: int) -> None:
+    """Refuse a tokenizer that is not the model's.
+
+    Args:
+        embeddings: tokens for which the model holds an embedding.
+        image_token: id of the token that stands for an image.
+    Raises: BadInput where a token has no embedding, or the tokenizer does not know the image token.
+    """
+    last = max(tokenizer.get_vocab().values(), default=-1)
+    if image_token >= embeddings or last >= embeddings:
+        what = f"the image token {image_token}" if image_token >= embeddings else f"token {last} of tokenizer.json"
+        raise BadInput(
+            f"{what} has no embedding: the model holds {embeddings}",
+            where=str(directory),
+            hint="bring the tokenizer and config.json of the same release as the weights",
+        )
+    if not 0 <= image_token <= last or tokenizer.convert_ids_to_tokens(image_token) is None:
+        raise BadInput(
+            f"tokenizer.json does not know the image token {image_token} of config.json",
+            where=str(directory),
+            hint="bring the tokenizer and config.json of the same release as the weights",
+        )
+
+
 def legacy_template(directory: Path) -> str | None:
     """The chat template of chat_template.json, where older releases keep it and their tokenizer does not look.
 

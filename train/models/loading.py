@@ -11,7 +11,7 @@ from torch import nn
 from audit.errors import BadInput, IntegrityFailure
 from train.data.encode import Encoder
 from train.gguf.files import digest_of
-from train.models.directory import FAMILIES, check_directory, legacy_template
+from train.models.directory import FAMILIES, check_directory, check_vocabulary, legacy_template
 from train.models.family import Family
 
 Precision = Literal["nf4", "int8", "bf16", "fp32"]
@@ -121,6 +121,7 @@ def load(
     if precision == "nf4":
         _keep_differentiable(model)
     family = family_class.of(config, processor, max_visual_tokens)
+    check_vocabulary(directory, tokenizer, model.get_input_embeddings().weight.shape[0], family.image_token)
     return Loaded(
         model, tokenizer, family, Encoder(tokenizer, family), directory, digest or digest_of(directory), precision
     )
