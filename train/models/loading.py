@@ -47,7 +47,8 @@ class Loaded:
         """Tokens that end an answer: the end of the turn, and the end of the text."""
         ids = self.model.generation_config.eos_token_id if self.model.generation_config else None
         named = ids if isinstance(ids, list) else [ids]
-        return frozenset(t for t in (*named, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id) if t is not None)
+        own = (self.encoder.turn_end, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
+        return frozenset(t for t in (*named, *own) if t is not None)
 
 
 def load(

@@ -203,12 +203,21 @@ def test_a_prompt_is_the_beginning_of_what_was_learned(tiny: Loaded, images: int
 
 def test_answers_end_where_turns_end_and_dialogues_end_otherwise(tiny: Loaded) -> None:
     end = tiny.tokenizer.convert_tokens_to_ids("<end_of_utterance>")
-    assert end in tiny.stops
+    assert tiny.encoder.turn_end == end
+    assert tiny.stops >= {end, tiny.tokenizer.eos_token_id}
     over = tiny.family.end_of_text(tiny.tokenizer)
     assert over != "<end_of_utterance>"
     assert over in ("<|end_of_text|>", "<|im_end|>")
     found = tiny.encoder.encode(Conversation("c", (), TALK, "r", "k"), [], ends=True)
     assert tiny.tokenizer.decode(found.ids[found.learned]).endswith(" Left<end_of_utterance>\n" + over)
+
+
+def test_a_model_whose_files_forget_the_end_of_a_turn_stops_there(
+    tiny: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the first release of Idefics3-8B-Llama3 did: its generation_config named Llama's tokens alone."""
+    monkeypatch.setattr(tiny.model.generation_config, "eos_token_id", [1])
+    assert tiny.tokenizer.convert_tokens_to_ids("<end_of_utterance>") in tiny.stops
 
 
 @pytest.mark.parametrize("held", ["<image>", "<fake_token_around_image>", "<end_of_utterance>"])
