@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from audit.conversation import Conversation
 from audit.errors import BadInput
 from train.checkpoints import Checkpoint, Store, restore, snapshot
+from train.data.limits import check_lengths
 from train.data.rows import Row, collate, packed_row, shared_row
 from train.lora import LoraConfig, attach, pack
 from train.models.features import Features
@@ -113,19 +114,24 @@ def run_sft(
 def rows_of(
     loaded: Loaded, conversations: Sequence[Conversation], features: Features
 ) -> list[tuple[Row, tuple[str, ...]]]:
-    """One row an image set, with the records in it; conversations without images are packed into rows of their own."""
+    """One row an image set, with the records in it; conversations without images are packed into rows of their own.
+
+    Raises: BadInput where conversations are longer than the model's context.
+    """
     groups: dict[tuple[str, ...], list[Conversation]] = {}
     for talk in conversations:
         groups.setdefault(talk.images or (f"text {talk.id}",), []).append(talk)
-    rows = []
+    rows, lengths = [], []
     for group in groups.values():
         encoded = [
             loaded.encoder.encode(t, [features.grid(i) for i in t.images], t.kind == "synthesizer") for t in group
         ]
+        lengths += [(t, len(e.ids)) for t, e in zip(group, encoded, strict=True)]
         kept = [e for e in encoded if e.learned.any()]
         if kept:
             records = tuple(sorted({t.record for t in group if t.record}))
             rows.append((shared_row(kept) if group[0].images else packed_row(kept), records))
+    check_lengths(lengths, loaded.model.config)
     return rows
 
 

@@ -48,6 +48,19 @@ def rename_family(model: Path) -> None:
     (model / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
 
 
+def one_word_more(model: Path) -> None:
+    """A tokenizer of another release, with a token for which there is no embedding."""
+    place = model / "tokenizer.json"
+    told = json.loads(place.read_text())
+    told["model"]["vocab"]["another"] = 512
+    place.write_text(json.dumps(told))
+
+
+def image_token(model: Path, token: int) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"image_token_id": token}))
+
+
 FAULTS: dict[str, tuple[Callable[[Path], object], type[ClocheError], str, str]] = {
     "nothing there": (shutil.rmtree, BadInput, "no model directory", ""),
     "a file": (lambda m: (shutil.rmtree(m), m.write_text("x")), BadInput, "no model directory", ""),
@@ -59,7 +72,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[ClocheError], str, str]] 
     "odd family": (
         lambda m: (m / "config.json").write_text('{"model_type": [1]}'), Refused, "not supported", "config.json",
     ),
-    "unknown family": (rename_family, Refused, "'bert' is not supported; supported: qwen2_vl", "config.json"),
+    "unknown family": (rename_family, Refused, "'bert' is not supported; supported: ", "config.json"),
     "pickle beside": (lambda m: (m / "pytorch_model.bin").write_bytes(b"x"), Refused, "pickle", "pytorch_model.bin"),
     "another pickle": (lambda m: (m / "extra.pickle").write_bytes(b"x"), Refused, "pickle", "extra.pickle"),
     "no weights": (lambda m: (m / WEIGHTS).unlink(), BadInput, "no weights", ""),
@@ -68,6 +81,9 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[ClocheError], str, str]] 
     "a weight missing": (drop_a_tensor, BadInput, UP, ""),
     "a weight of another shape": (reshape_a_tensor, BadInput, UP, ""),
     "no processor": (lambda m: (m / "preprocessor_config.json").unlink(), BadInput, "cannot be read", ""),
+    "a larger tokenizer": (one_word_more, BadInput, "token 512 of tokenizer.json has no embedding: the model h", ""),
+    "an image token outside": (lambda m: image_token(m, 600), BadInput, "the image token 600 has no embedding", ""),
+    "an unknown image token": (lambda m: image_token(m, 511), BadInput, "does not know the image token 511", ""),
     "no tokenizer": (lambda m: [p.unlink() for p in m.glob("tokenizer*")], BadInput, "no tokenizer.json", ""),
 }  # fmt: skip
 

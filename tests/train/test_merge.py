@@ -95,6 +95,9 @@ def test_shards_are_merged_one_by_one(tiny_model: Path, tmp_path: Path) -> None:
 def test_names_of_older_checkpoints_are_known() -> None:
     assert "model.layers.3.mlp.up_proj" in names_on_disk("model.language_model.layers.3.mlp.up_proj")
     assert "language_model.model.layers.3.mlp.up_proj" in names_on_disk("model.language_model.layers.3.mlp.up_proj")
+    tiled = "model.text_model.layers.3.mlp.up_proj"  # Idefics3 and SmolVLM are released under the names in memory
+    assert names_on_disk(tiled)[0] == tiled
+    assert names_on_disk("model.connector.modality_projection.proj")[0] == "model.connector.modality_projection.proj"
     assert "visual.blocks.0.attn.qkv" in names_on_disk("model.visual.blocks.0.attn.qkv")
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,14 @@ class Encoder:
         except (ValueError, TypeError, TemplateError):
             return False
 
+    @cached_property
+    def turn_end(self) -> int | None:
+        """The special token with which the chat template ends an answer; None where it has none."""
+        text = self.render((Turn("user", "probe"), Turn("assistant", "\x00")), 0)
+        _, found, rest = text.rpartition("\x00")
+        ends = [token for token in self.control if found and rest.lstrip().startswith(token)]
+        return int(self.tokenizer.convert_tokens_to_ids(max(ends, key=len))) if ends else None
+
     def held(self, text: str) -> str:
         """The first control token that stands in a text; empty where there is none."""
         return next((token for token in self.control if token in text), "")
@@ -94,7 +103,7 @@ class Encoder:
             marked = self.tokenizer.apply_chat_template(
                 [*messages, {"role": "user", "content": marker}], tokenize=False
             )
-            text = marked[: marked.rindex("\x00")]
+            text = marked[: marked.rindex("\x00")].rstrip(" ")  # a word's token begins with the space before it
         return text if text.startswith(self.bos) else self.bos + text
 
     def encode(self, conversation: Conversation, grids: Sequence[Grid], ends: bool = False) -> Encoded:

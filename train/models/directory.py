@@ -8,10 +8,12 @@ from typing import Any
 from audit.errors import BadInput, Refused
 from train.gguf.files import PICKLES
 from train.models.family import Family
+from train.models.idefics3 import Idefics3
 from train.models.mllama import Mllama
 from train.models.qwen2_vl import Qwen2VL
+from train.models.smolvlm import SmolVLM
 
-FAMILIES: dict[str, type[Family]] = {one.model_type: one for one in (Qwen2VL, Mllama)}
+FAMILIES: dict[str, type[Family]] = {one.model_type: one for one in (Qwen2VL, Mllama, Idefics3, SmolVLM)}
 """Families by ``model_type``."""
 
 
@@ -69,6 +71,48 @@ def check_directory(directory: Path) -> dict[str, Any]:
             hint="bring a model of a supported family",
         )
     return config
+
+
+def check_vocabulary(directory: Path, tokenizer: Any, embeddings: int, image_token: int) -> None:
+    """Refuse a tokenizer that is not the model's.
+
+    Args:
+        embeddings: tokens for which the model holds an embedding.
+        image_token: id of the token that stands for an image.
+    Raises: BadInput where a token has no embedding, or the tokenizer does not know the image token.
+    """
+    last = max(tokenizer.get_vocab().values(), default=-1)
+    if image_token >= embeddings or last >= embeddings:
+        what = f"the image token {image_token}" if image_token >= embeddings else f"token {last} of tokenizer.json"
+        raise BadInput(
+            f"{what} has no embedding: the model holds {embeddings}",
+            where=str(directory),
+            hint="bring the tokenizer and config.json of the same release as the weights",
+        )
+    if not 0 <= image_token <= last or tokenizer.convert_ids_to_tokens(image_token) is None:
+        raise BadInput(
+            f"tokenizer.json does not know the image token {image_token} of config.json",
+            where=str(directory),
+            hint="bring the tokenizer and config.json of the same release as the weights",
+        )
+
+
+def legacy_template(directory: Path) -> str | None:
+    """The chat template of chat_template.json, where older releases keep it and their tokenizer does not look.
+
+    It goes before the tokenizer's own, as in transformers' processors.
+
+    Raises: BadInput where the file is broken.
+    """
+    place = directory / "chat_template.json"
+    if not place.is_file():
+        return None
+    try:
+        return str(json.loads(place.read_text())["chat_template"])
+    except (ValueError, KeyError, TypeError):
+        raise BadInput(
+            "chat_template.json is broken", where=str(place), hint="copy the model again from its medium"
+        ) from None
 
 
 def family_of(directory: Path, max_visual_tokens: int | None = None) -> Family:

@@ -164,7 +164,7 @@ class Family(ABC):
             cache: a transformers cache that is read and written, or None.
         Returns: hidden states (B, T, D).
         """
-        out = inner.model.language_model(
+        out = inner.get_submodule(self.language)(
             inputs_embeds=embeds,
             attention_mask=mask,
             position_ids=positions[0],

@@ -11,7 +11,7 @@ from torch import nn
 from audit.errors import BadInput, IntegrityFailure
 from train.data.encode import Encoder
 from train.gguf.files import digest_of
-from train.models.directory import FAMILIES, check_directory
+from train.models.directory import FAMILIES, check_directory, check_vocabulary, legacy_template
 from train.models.family import Family
 
 Precision = Literal["nf4", "int8", "bf16", "fp32"]
@@ -47,7 +47,8 @@ class Loaded:
         """Tokens that end an answer: the end of the turn, and the end of the text."""
         ids = self.model.generation_config.eos_token_id if self.model.generation_config else None
         named = ids if isinstance(ids, list) else [ids]
-        return frozenset(t for t in (*named, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id) if t is not None)
+        own = (self.encoder.turn_end, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
+        return frozenset(t for t in (*named, *own) if t is not None)
 
 
 def load(
@@ -109,6 +110,7 @@ def load(
             where=str(directory),
             hint="copy the model again from its medium and compare its digests",
         ) from error
+    tokenizer.chat_template = legacy_template(directory) or tokenizer.chat_template
     if unfit := sorted({str(k) for k in found["missing_keys"]} | {str(k[0]) for k in found["mismatched_keys"]}):
         raise BadInput(
             f"the weights do not fit config.json: {unfit[0]} is missing or of another shape",
@@ -120,6 +122,7 @@ def load(
     if precision == "nf4":
         _keep_differentiable(model)
     family = family_class.of(config, processor, max_visual_tokens)
+    check_vocabulary(directory, tokenizer, model.get_input_embeddings().weight.shape[0], family.image_token)
     return Loaded(
         model, tokenizer, family, Encoder(tokenizer, family), directory, digest or digest_of(directory), precision
     )
