@@ -9,9 +9,11 @@ from audit.errors import BadInput, Refused
 from train.gguf.files import PICKLES
 from train.models.family import Family
 from train.models.mllama import Mllama
+from train.models.qwen2_5_vl import Qwen25VL
 from train.models.qwen2_vl import Qwen2VL
+from train.models.qwen3_vl import Qwen3VL
 
-FAMILIES: dict[str, type[Family]] = {one.model_type: one for one in (Qwen2VL, Mllama)}
+FAMILIES: dict[str, type[Family]] = {one.model_type: one for one in (Qwen2VL, Qwen25VL, Qwen3VL, Mllama)}
 """Families by ``model_type``."""
 
 
