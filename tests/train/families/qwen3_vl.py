@@ -45,7 +45,7 @@ def write(directory: Path) -> Path:
         vision_start_token_id=token["<|vision_start|>"], vision_end_token_id=token["<|vision_end|>"],
         tie_word_embeddings=True, **ends,
     )  # fmt: skip
-    randomised(Qwen3VLForConditionalGeneration(config), [token["<|im_end|>"]]).save_pretrained(directory)
+    randomised(Qwen3VLForConditionalGeneration(config)).save_pretrained(directory)
     tokenizer_of().save_pretrained(directory)
     (directory / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2))
     return directory
@@ -58,5 +58,5 @@ def processor(directory: Path) -> Callable[[str, Sequence[Image.Image]], Any]:
     return qwen2_vl.processor(directory, Qwen3VLProcessor)
 
 
-CASE = Case("qwen3_vl", write, processor, ((96, 64), (192, 192), (140, 50)), golden=6.501861, lora_linears=21)
+CASE = Case("qwen3_vl", write, processor, ((96, 64), (192, 192), (140, 50)), golden=6.489314, lora_linears=21)
 """The learned grid of 6 x 6 positions is stretched to 6 x 4 patches, to 12 x 12 and to what 140 x 50 is brought to."""
