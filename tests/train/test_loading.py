@@ -59,7 +59,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[ClocheError], str, str]] 
     "odd family": (
         lambda m: (m / "config.json").write_text('{"model_type": [1]}'), Refused, "not supported", "config.json",
     ),
-    "unknown family": (rename_family, Refused, "'bert' is not supported; supported: qwen2_vl", "config.json"),
+    "unknown family": (rename_family, Refused, "'bert' is not supported; supported: ", "config.json"),
     "pickle beside": (lambda m: (m / "pytorch_model.bin").write_bytes(b"x"), Refused, "pickle", "pytorch_model.bin"),
     "another pickle": (lambda m: (m / "extra.pickle").write_bytes(b"x"), Refused, "pickle", "extra.pickle"),
     "no weights": (lambda m: (m / WEIGHTS).unlink(), BadInput, "no weights", ""),

@@ -79,9 +79,17 @@ def family_of(directory: Path, max_visual_tokens: int | None = None) -> Family:
 
     kind = check_directory(directory)["model_type"]
     config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
-    return FAMILIES[kind].of(
-        config, json.loads((directory / "preprocessor_config.json").read_text()), max_visual_tokens
-    )
+    return FAMILIES[kind].of(config, processor_of(directory), max_visual_tokens)
+
+
+def processor_of(directory: Path) -> dict[str, Any]:
+    """What a model says of its image processor: preprocessor_config.json, or its part of transformers 5's one file."""
+    own, joint = directory / "preprocessor_config.json", directory / "processor_config.json"
+    if joint.is_file() and not own.is_file():
+        whole: dict[str, Any] = json.loads(joint.read_text())
+        return dict(whole["image_processor"])
+    found: dict[str, Any] = json.loads(own.read_text())
+    return found
 
 
 def family_noted(note: Mapping[str, Any]) -> Family:
