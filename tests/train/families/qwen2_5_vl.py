@@ -8,8 +8,8 @@ from typing import Any
 from PIL import Image
 
 from tests.train.conftest import SPECIAL, tokenizer_of
-from tests.train.families.case import Case, randomised
 from tests.train.families import qwen2_vl
+from tests.train.families.case import Case, randomised
 
 PREPROCESSOR = {
     "min_pixels": 56 * 56, "max_pixels": 280 * 280, "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2,

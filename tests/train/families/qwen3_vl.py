@@ -8,8 +8,8 @@ from typing import Any
 from PIL import Image
 
 from tests.train.conftest import SPECIAL, tokenizer_of
-from tests.train.families.case import Case, randomised
 from tests.train.families import qwen2_vl
+from tests.train.families.case import Case, randomised
 
 PREPROCESSOR = {
     "size": {"longest_edge": 256 * 256, "shortest_edge": 64 * 64}, "patch_size": 16, "temporal_patch_size": 2,
