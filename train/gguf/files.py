@@ -57,14 +57,20 @@ def digest_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest_of(directory: Path) -> str:
-    """One digest for a model directory: SHA-256 over ``sha256sum`` lines of its files, sorted by name.
+def digests_of(directory: Path) -> dict[str, str]:
+    """SHA-256 of every file of a model directory, in hex, by its name and sorted by it.
 
     Hidden files and folders (``.cache``, ``.git``) do not count. Names are relative, with ``/``.
     """
-    lines = []
+    found = {}
     for path in sorted(directory.rglob("*"), key=lambda p: p.relative_to(directory).as_posix()):
         name = path.relative_to(directory)
         if path.is_file() and not any(part.startswith(".") for part in name.parts):
-            lines.append(f"{digest_of_file(path)}  {name.as_posix()}\n")
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+            found[name.as_posix()] = digest_of_file(path)
+    return found
+
+
+def digest_of(directory: Path) -> str:
+    """One digest for a model directory: SHA-256 over the ``sha256sum`` lines of `digests_of`."""
+    lines = "".join(f"{digest}  {name}\n" for name, digest in digests_of(directory).items())
+    return hashlib.sha256(lines.encode()).hexdigest()

@@ -10,10 +10,14 @@ from train.gguf.files import PICKLES
 from train.models.family import Family
 from train.models.idefics3 import Idefics3
 from train.models.mllama import Mllama
+from train.models.qwen2_5_vl import Qwen25VL
 from train.models.qwen2_vl import Qwen2VL
+from train.models.qwen3_vl import Qwen3VL
 from train.models.smolvlm import SmolVLM
 
-FAMILIES: dict[str, type[Family]] = {one.model_type: one for one in (Qwen2VL, Mllama, Idefics3, SmolVLM)}
+FAMILIES: dict[str, type[Family]] = {
+    one.model_type: one for one in (Qwen2VL, Qwen25VL, Qwen3VL, Mllama, Idefics3, SmolVLM)
+}
 """Families by ``model_type``."""
 
 
@@ -97,33 +101,23 @@ def check_vocabulary(directory: Path, tokenizer: Any, embeddings: int, image_tok
         )
 
 
-def legacy_template(directory: Path) -> str | None:
-    """The chat template of chat_template.json, where older releases keep it and their tokenizer does not look.
-
-    It goes before the tokenizer's own, as in transformers' processors.
-
-    Raises: BadInput where the file is broken.
-    """
-    place = directory / "chat_template.json"
-    if not place.is_file():
-        return None
-    try:
-        return str(json.loads(place.read_text())["chat_template"])
-    except (ValueError, KeyError, TypeError):
-        raise BadInput(
-            "chat_template.json is broken", where=str(place), hint="copy the model again from its medium"
-        ) from None
-
-
 def family_of(directory: Path, max_visual_tokens: int | None = None) -> Family:
     """The family of a model directory, without its weights. Raises as check_directory."""
     import transformers
 
     kind = check_directory(directory)["model_type"]
     config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
-    return FAMILIES[kind].of(
-        config, json.loads((directory / "preprocessor_config.json").read_text()), max_visual_tokens
-    )
+    return FAMILIES[kind].of(config, processor_of(directory), max_visual_tokens)
+
+
+def processor_of(directory: Path) -> dict[str, Any]:
+    """What a model says of its image processor: preprocessor_config.json, or its part of transformers 5's one file."""
+    own, joint = directory / "preprocessor_config.json", directory / "processor_config.json"
+    if joint.is_file() and not own.is_file():
+        whole: dict[str, Any] = json.loads(joint.read_text())
+        return dict(whole["image_processor"])
+    found: dict[str, Any] = json.loads(own.read_text())
+    return found
 
 
 def family_noted(note: Mapping[str, Any]) -> Family:

@@ -1,9 +1,9 @@
 """Open a model directory: safetensors only, local only, the language Linears in 4 bits and nothing else (DESIGN §4)."""
 
-import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -11,7 +11,9 @@ from torch import nn
 from audit.errors import BadInput, IntegrityFailure
 from train.data.encode import Encoder
 from train.gguf.files import digest_of
-from train.models.directory import FAMILIES, check_directory, check_vocabulary, legacy_template
+from train.models.chat import chat_template_of
+from train.models.devices import computed_in, placed
+from train.models.directory import FAMILIES, check_directory, check_vocabulary, processor_of
 from train.models.family import Family
 
 Precision = Literal["nf4", "int8", "bf16", "fp32"]
@@ -34,7 +36,7 @@ class Loaded:
     digest: str
     """SHA-256 over the names and SHA-256s of its files."""
     precision: Precision
-    """How its language Linears are held."""
+    """How its language Linears are held: ``fp32`` where bf16 was asked of a CPU that has none."""
 
     @property
     def device(self) -> torch.device:
@@ -61,13 +63,15 @@ def load(
     """Open a model directory.
 
     Args:
-        precision: ``nf4`` holds the language Linears in 4 bits with double quantisation and leaves everything else
-            in 16 bits (in fp32 on a CPU); ``bf16`` and ``fp32`` hold all of it so.
-        device: ``auto`` takes a GPU where there is one.
+        precision: ``nf4`` holds the language Linears in 4 bits with double quantisation, ``int8`` in 8 bits; the rest
+            (tower, projector, head, embedding, norms) is bf16 on a GPU, and on a CPU that computes bf16 itself where
+            the files hold bf16; else fp32. ``bf16`` holds all of it so (fp32 on other CPUs), ``fp32`` too.
+        device: ``auto`` takes a GPU where there is one; else ``cpu``, ``cuda`` or ``cuda:N``.
         max_visual_tokens: budget an image; None is the family's own.
         digest: that of the directory, where the caller has just taken it; else it is taken here.
     Raises:
-        BadInput, Refused: see check_directory; also truncated weights.
+        BadInput, Refused: see check_directory; also truncated weights, no chat template, no such precision.
+        EnvironmentProblem: the device is not there.
         IntegrityFailure: a module is not held in the precision that was asked for.
     """
     import transformers
@@ -76,26 +80,20 @@ def load(
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     kind = check_directory(directory)["model_type"]
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    compute = torch.float32 if place == "cpu" or precision == "fp32" else torch.bfloat16
-    family_class = FAMILIES[kind]
-    quantisation = None
-    if precision == "nf4":
-        quantisation = transformers.BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=compute,
-            llm_int8_skip_modules=[*family_class.vision, "lm_head"],
+    if precision not in get_args(Precision):
+        raise BadInput(
+            f"{precision!r} is no precision", where="--precision", hint=f"use one of {', '.join(get_args(Precision))}"
         )
+    place, family_class = placed(device), FAMILIES[kind]
     try:
+        compute = computed_in(precision, place, _stored_in_bf16(directory))
         config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
         model, found = transformers.AutoModelForImageTextToText.from_pretrained(
             directory,
             config=config,
             local_files_only=True,
             dtype=compute,
-            quantization_config=quantisation,
+            quantization_config=_quantisation(family_class, precision, compute),
             device_map={"": place},
             attn_implementation="sdpa",
             use_safetensors=True,
@@ -103,14 +101,13 @@ def load(
             output_loading_info=True,
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True, use_fast=True)
-        processor = json.loads((directory / "preprocessor_config.json").read_text())
+        processor = processor_of(directory)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise BadInput(
             f"the model cannot be read: {_first_line(error)}",
             where=str(directory),
             hint="copy the model again from its medium and compare its digests",
         ) from error
-    tokenizer.chat_template = legacy_template(directory) or tokenizer.chat_template
     if unfit := sorted({str(k) for k in found["missing_keys"]} | {str(k[0]) for k in found["mismatched_keys"]}):
         raise BadInput(
             f"the weights do not fit config.json: {unfit[0]} is missing or of another shape",
@@ -118,14 +115,50 @@ def load(
             hint="copy the model again from its medium and compare its digests",
         )
     model.eval().requires_grad_(False)
-    check_precision(model, family_class, precision)
+    if precision == "bf16" and compute == torch.float32:
+        precision = "fp32"
+    check_precision(model, family_class, precision, compute)
     if precision == "nf4":
         _keep_differentiable(model)
     family = family_class.of(config, processor, max_visual_tokens)
     check_vocabulary(directory, tokenizer, model.get_input_embeddings().weight.shape[0], family.image_token)
+    tokenizer.chat_template = chat_template_of(
+        directory, tokenizer, tokenizer.convert_ids_to_tokens(family.image_token)
+    )
     return Loaded(
         model, tokenizer, family, Encoder(tokenizer, family), directory, digest or digest_of(directory), precision
     )
+
+
+def _stored_in_bf16(directory: Path) -> bool:
+    """Whether every weight lies in bf16 on the disk; reads the heads of the files alone."""
+    from safetensors import safe_open
+
+    kinds = set()
+    for shard in sorted(directory.glob("*.safetensors")):
+        with safe_open(shard, framework="pt") as file:
+            kinds |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    return kinds == {"BF16"}
+
+
+def _quantisation(family: type[Family], precision: Precision, compute: torch.dtype) -> Any:
+    """transformers' words for nf4 and int8; None for the others."""
+    import transformers
+
+    kept = [*family.vision, "lm_head"]
+    if precision == "nf4":
+        return transformers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute,
+            llm_int8_skip_modules=kept,
+        )
+    if precision == "int8":
+        # It says at every call that it casts to fp16 within; that is what LLM.int8 does (arXiv 2208.07339).
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        return transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
+    return None
 
 
 def _keep_differentiable(model: Any) -> None:
@@ -139,9 +172,13 @@ def _keep_differentiable(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def check_precision(model: Any, family: Family | type[Family], precision: Precision) -> None:
+def check_precision(
+    model: Any, family: Family | type[Family], precision: Precision, compute: torch.dtype | None = None
+) -> None:
     """Walk the modules: every language Linear is held as asked for, and nothing else is quantised.
 
+    Args:
+        compute: what every Linear that is not quantised must be held in; None does not look.
     Raises: IntegrityFailure naming the first module that is not (STACK 1.2: skip lists silently do nothing).
     """
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
@@ -158,6 +195,12 @@ def check_precision(model: Any, family: Family | type[Family], precision: Precis
                 f"the Linear {name} {what}",
                 where="model loading",
                 hint="report this: the family's skip list does not fit this model",
+            )
+        if held is None and compute is not None and module.weight.dtype != compute:
+            raise IntegrityFailure(
+                f"the Linear {name} is held in {module.weight.dtype}, not in {compute}",
+                where="model loading",
+                hint="report this: transformers keeps a part of this model in another precision",
             )
 
 

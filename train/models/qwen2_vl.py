@@ -13,6 +13,10 @@ from train.models.family import Expansion, Family, Grid, Sight, Visual
 
 BUDGET = 512
 """Visual tokens an image at most, unless told otherwise."""
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+"""Channel means where the processor's file names none, as in transformers."""
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Channel deviations where it names none."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +48,17 @@ class Qwen2VL(Family):
         vision = config.vision_config
         cell = vision.patch_size * vision.spatial_merge_size
         size = processor.get("size") or {}
-        smallest = processor.get("min_pixels") or size.get("shortest_edge") or 4 * cell * cell
-        largest = processor.get("max_pixels") or size.get("longest_edge") or 16384 * cell * cell
+        # Releases name the limits at the top (Qwen2-VL, Qwen2.5-VL), as edges (Qwen3-VL), or within (saved by 4.4x).
+        smallest = processor.get("min_pixels") or size.get("shortest_edge") or size.get("min_pixels") or 56 * 56
+        largest = processor.get("max_pixels") or size.get("longest_edge") or size.get("max_pixels") or 1280 * 28 * 28
         budget = min(largest, (max_visual_tokens or BUDGET) * cell * cell)
         return cls(
             config.image_token_id,
             vision.patch_size,
             vision.spatial_merge_size,
             vision.temporal_patch_size,
-            tuple(processor.get("image_mean", (0.5,) * 3)),
-            tuple(processor.get("image_std", (0.5,) * 3)),
+            tuple(processor.get("image_mean") or CLIP_MEAN),
+            tuple(processor.get("image_std") or CLIP_STD),
             min(smallest, budget),
             budget,
         )

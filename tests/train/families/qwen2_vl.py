@@ -20,14 +20,18 @@ def write(directory: Path) -> Path:
     return directory
 
 
-def joined(directory: Path) -> Any:
-    """transformers' PIL image processor and the tokenizer, as its own processor joins them (that needs torchvision)."""
+def joined(directory: Path, kind: Any = None) -> Any:
+    """transformers' PIL image processor and the tokenizer, as its own processor joins them (that needs torchvision).
+
+    Args:
+        kind: transformers' processor class; that of Qwen2-VL by default.
+    """
     from transformers import AutoTokenizer, ProcessorMixin
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
     from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor
 
-    class WithoutVideo(Qwen2VLProcessor):
-        """Qwen2-VL's processor for images alone."""
+    class WithoutVideo(kind or Qwen2VLProcessor):  # type: ignore[misc]
+        """The processor for images alone."""
 
         attributes = ["image_processor", "tokenizer"]  # noqa: RUF012
 
@@ -45,9 +49,9 @@ def joined(directory: Path) -> Any:
     return WithoutVideo(Qwen2VLImageProcessorPil.from_pretrained(directory), AutoTokenizer.from_pretrained(directory))
 
 
-def processor(directory: Path) -> Callable[[str, Sequence[Image.Image]], Any]:
+def processor(directory: Path, kind: Any = None) -> Callable[[str, Sequence[Image.Image]], Any]:
     """See Case."""
-    both = joined(directory)
+    both = joined(directory, kind)
     return lambda text, images: both(text=[text], images=list(images) or None, return_tensors="pt")
 
 

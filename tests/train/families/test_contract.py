@@ -29,7 +29,7 @@ from train.models.generation import Sampling, generate
 from train.models.loading import Loaded, check_precision, load
 from train.sft import SftConfig, run_sft
 
-NAMES = ("qwen2_vl", "mllama", "idefics3", "smolvlm")
+NAMES = ("qwen2_vl", "mllama", "idefics3", "smolvlm", "qwen2_5_vl", "qwen3_vl")
 """Modules beside this one, one a family."""
 TALKS = (
     (Turn("user", "Is the lesion visible?"), Turn("assistant", "Yes", True)),

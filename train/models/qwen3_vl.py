@@ -1,0 +1,54 @@
+"""Qwen3-VL, dense: Qwen2-VL's images and positions, and deepstack (arXiv 2511.21631; DeepStack, arXiv 2406.04334).
+
+Some layers of the tower speak too: what they say of an image is added to the hidden states of the first language
+layers, in the places of its visual tokens.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+
+from train.models.family import Sight, Visual
+from train.models.qwen2_vl import Qwen2VL
+
+
+@dataclass(frozen=True)
+class Qwen3VL(Qwen2VL):
+    """What is particular to Qwen3-VL."""
+
+    model_type: ClassVar = "qwen3_vl"
+
+    def features(self, model: Any, fitted: Image.Image) -> Visual:
+        """The merged patches (rows * columns, D) of one fitted image, and as many of each deepstack layer."""
+        with torch.no_grad():
+            said = self.tower(model, fitted)
+        return Visual(said.pooler_output, tuple(said.deepstack_features))
+
+    def read(
+        self,
+        inner: Any,
+        embeds: torch.Tensor,
+        mask: torch.Tensor,
+        positions: torch.Tensor,
+        sight: Sight,
+        cache: Any = None,
+    ) -> torch.Tensor:
+        """See Family; the deepstack features go in with the images, once: the cache holds what came of them."""
+        seen = deep = None
+        if sight.visual is not None and len(sight.places):
+            seen = torch.zeros(embeds.shape[:2], dtype=torch.bool, device=embeds.device)  # (B, T)
+            seen.view(-1)[sight.places] = True  # places rise, as transformers takes them out of the mask again
+            deep = list(sight.visual.deep)
+        out = inner.model.language_model(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            visual_pos_masks=seen,
+            deepstack_visual_embeds=deep,
+        )
+        states: torch.Tensor = out.last_hidden_state
+        return states
