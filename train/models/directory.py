@@ -8,10 +8,11 @@ from typing import Any
 from audit.errors import BadInput, Refused
 from train.gguf.files import PICKLES
 from train.models.family import Family
+from train.models.llava_next import LlavaNext
 from train.models.mllama import Mllama
 from train.models.qwen2_vl import Qwen2VL
 
-FAMILIES: dict[str, type[Family]] = {one.model_type: one for one in (Qwen2VL, Mllama)}
+FAMILIES: dict[str, type[Family]] = {one.model_type: one for one in (Qwen2VL, Mllama, LlavaNext)}
 """Families by ``model_type``."""
 
 
@@ -84,5 +85,9 @@ def family_of(directory: Path, max_visual_tokens: int | None = None) -> Family:
 
 def family_noted(note: Mapping[str, Any]) -> Family:
     """The family that `Family.noted` wrote down."""
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in note.items() if k != "model_type"}
-    return FAMILIES[note["model_type"]](**values)
+    return FAMILIES[note["model_type"]](**{k: _plain(v) for k, v in note.items() if k != "model_type"})
+
+
+def _plain(value: Any) -> Any:
+    """JSON's lists as the tuples that they were."""
+    return tuple(_plain(v) for v in value) if isinstance(value, list) else value

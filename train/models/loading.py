@@ -47,7 +47,9 @@ class Loaded:
         """Tokens that end an answer: the end of the turn, and the end of the text."""
         ids = self.model.generation_config.eos_token_id if self.model.generation_config else None
         named = ids if isinstance(ids, list) else [ids]
-        return frozenset(t for t in (*named, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id) if t is not None)
+        written = self.tokenizer.convert_tokens_to_ids(self.encoder.stop) if self.encoder.stop else None
+        ends = (*named, written, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
+        return frozenset(t for t in ends if t is not None)
 
 
 def load(
@@ -101,7 +103,7 @@ def load(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True, use_fast=True)
+        tokenizer = open_tokenizer(directory)
         processor = json.loads((directory / "preprocessor_config.json").read_text())
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise BadInput(
@@ -123,6 +125,28 @@ def load(
     return Loaded(
         model, tokenizer, family, Encoder(tokenizer, family), directory, digest or digest_of(directory), precision
     )
+
+
+def open_tokenizer(directory: Path) -> Any:
+    """The model's own tokenizer, its chat template with it, and a token to pad with.
+
+    Raises: BadInput where the model has no chat template.
+    """
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True, use_fast=True)
+    older = directory / "chat_template.json"  # where processors kept it; transformers' tokenizers do not look there
+    if tokenizer.chat_template is None and older.is_file():
+        tokenizer.chat_template = json.loads(older.read_text())["chat_template"]
+    if tokenizer.chat_template is None:
+        raise BadInput(
+            "the model has no chat template",
+            where=str(directory),
+            hint="bring its chat_template.jinja or chat_template.json, or the instruction-tuned release",
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def _keep_differentiable(model: Any) -> None:

@@ -29,8 +29,8 @@ from train.models.generation import Sampling, generate
 from train.models.loading import Loaded, check_precision, load
 from train.sft import SftConfig, run_sft
 
-NAMES = ("qwen2_vl", "mllama")
-"""Modules beside this one, one a family."""
+NAMES = ("qwen2_vl", "mllama", "llava_next_llama3", "llava_next_vicuna")
+"""Modules beside this one: one a family, or more where it has language models of several kinds."""
 TALKS = (
     (Turn("user", "Is the lesion visible?"), Turn("assistant", "Yes", True)),
     (
@@ -94,7 +94,7 @@ def four_bits(one: Opened) -> Loaded:
 
 
 def test_every_family_has_its_row(one: Opened) -> None:
-    assert set(NAMES) == set(FAMILIES)
+    assert {importlib.import_module(f"tests.train.families.{n}").CASE.name for n in NAMES} == set(FAMILIES)
     assert one.loaded.family.model_type == one.case.name
     assert family_noted(one.loaded.family.noted()) == one.loaded.family
 
