@@ -75,6 +75,16 @@ def encoded(one: Opened, *images: str) -> list[Encoded]:
     return [one.loaded.encoder.encode(talk(turns, *images), grids) for turns in TALKS]
 
 
+def stopped(one: Opened, text: str, turns: tuple[Turn, ...]) -> str:
+    """The text with a stop behind each learned answer, where the chat template writes none."""
+    at = 0
+    for turn in turns:
+        at = text.index(turn.text, at) + len(turn.text)
+        if turn.learned:
+            text = text[:at] + one.loaded.encoder.added_stop + text[at:]
+    return text
+
+
 def logits_of(one: Opened, model: Any, rows: Sequence[Row]) -> tuple[torch.Tensor, Any]:
     batch = collate(rows, one.loaded.tokenizer.pad_token_id)
     return learned_logits(one.loaded.family, model, batch, one.features.stack(batch.images)), batch
@@ -131,7 +141,7 @@ def test_a_forward_pass_is_that_of_transformers(one: Opened) -> None:
         grids = [one.features.grid(n) for n in names]
         for turns in TALKS:
             mine = one.loaded.encoder.encode(talk(turns, *names), grids)
-            text = one.loaded.encoder.render(turns, len(names))
+            text = stopped(one, one.loaded.encoder.render(turns, len(names)), turns)
             theirs = one.theirs(text, [opened(n) for n in names])
             assert mine.ids.tolist() == theirs["input_ids"][0].tolist()
             wanted = one.loaded.model(**theirs).logits[0, np.flatnonzero(mine.learned) - 1]
