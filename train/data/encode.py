@@ -128,13 +128,17 @@ class Encoder:
             ends: append the end-of-text token, learned: the model learns to end the dialogue. It then writes on
                 behind its answers, and nothing is added to them.
 
-        Raises: BadInput where the conversation's images and the image tokens of its text do not match.
+        Raises: BadInput where images and image tokens do not match, or where it begins with a learned answer.
         """
         turns, images = conversation.turns, len(conversation.images)
         text, spans, added = self.render(turns, images), [], 0
+        where = f"conversation {conversation.id}"
+        _check_slots(images, len(grids), text.count(self.slot), where)
         for k, turn in enumerate(turns):
             if not turn.learned:
                 continue
+            if not k and turn.role == "assistant":
+                raise BadInput("it begins with an answer", where=where, hint="put the user's question before it")
             header = turn.role == "user" or (k > 0 and turns[k - 1].role == "user" and turns[k - 1].learned)
             start = added + len(self.render(turns[:k], images if k else 0, "" if header else turn.role))
             stop = added + len(self.render(turns[: k + 1], images))
@@ -150,7 +154,7 @@ class Encoder:
             end = self.family.end_of_text(self.tokenizer)
             text += end
             spans.append((len(text) - len(end), len(text)))
-        return self._tokens(text, spans, conversation.images, grids, f"conversation {conversation.id}")
+        return self._tokens(text, spans, conversation.images, grids)
 
     def prompt(
         self,
@@ -160,12 +164,11 @@ class Encoder:
         open_turn: str = "assistant",
     ) -> Encoded:
         """Tokens that a model is to continue. Raises BadInput as encode does."""
-        return self._tokens(self.render(turns, len(images), open_turn), [], images, grids, "prompt")
+        text = self.render(turns, len(images), open_turn)
+        _check_slots(len(images), len(grids), text.count(self.slot), "prompt")
+        return self._tokens(text, [], images, grids)
 
-    def _tokens(
-        self, text: str, spans: list[tuple[int, int]], images: Sequence[str], grids: Sequence[Grid], where: str
-    ) -> Encoded:
-        _check_slots(len(images), len(grids), text.count(self.slot), where)
+    def _tokens(self, text: str, spans: list[tuple[int, int]], images: Sequence[str], grids: Sequence[Grid]) -> Encoded:
         expansions = [self.family.expansion(grid, self.slot) for grid in grids]
         text, spans = _expanded(text, self.slot, [e.text for e in expansions], spans)
         opens = bool(self.bos) and not text.startswith(self.bos)  # as transformers' processors decide it

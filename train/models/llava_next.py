@@ -4,7 +4,7 @@ Source: https://llava-vl.github.io/blog/2024-01-30-llava-next/; the packing is t
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -79,8 +79,7 @@ class LlavaNext(Family):
                 where="visual-token budget",
                 hint=f"allow {min(most.values())} or more, or leave the budget out",
             )
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return type(self)(**values | {"pinpoints": tuple(p for p in self.pinpoints if most[p] <= budget)})
+        return replace(self, pinpoints=tuple(p for p in self.pinpoints if most[p] <= budget))
 
     def fitted(self, image: Image.Image) -> Image.Image:
         """The image as RGB at its own size: which resolution it is brought to, and what is padding, hang on it."""
