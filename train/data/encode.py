@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,10 +43,17 @@ class Encoder:
     def __init__(self, tokenizer: Any, family: Family) -> None:
         self.tokenizer, self.family = tokenizer, family
         self.slot: str = tokenizer.convert_ids_to_tokens(family.image_token)
-        self.control = tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+        special = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+        self.control = tuple(dict.fromkeys((*special, self.slot)))
         self.in_parts = not self._takes_plain_text()
         opening = tokenizer("")["input_ids"]
         self.bos: str = tokenizer.bos_token if opening and opening[0] == tokenizer.bos_token_id else ""
+        """What the tokenizer itself puts before a text; empty where it puts nothing."""
+        written = self._written_stop()
+        self.stop: str = written or tokenizer.eos_token or ""
+        """The token that ends an answer."""
+        self.added_stop: str = "" if written else self.stop
+        """Written behind a learned answer; empty where the chat template writes the stop itself."""
 
     def _takes_plain_text(self) -> bool:
         """Whether the chat template writes a turn that is given as plain text; some take lists of parts only."""
@@ -56,13 +62,13 @@ class Encoder:
         except (ValueError, TypeError, TemplateError):
             return False
 
-    @cached_property
-    def turn_end(self) -> int | None:
-        """The special token with which the chat template ends an answer; None where it has none."""
-        text = self.render((Turn("user", "probe"), Turn("assistant", "\x00")), 0)
-        _, found, rest = text.rpartition("\x00")
-        ends = [token for token in self.control if found and rest.lstrip().startswith(token)]
-        return int(self.tokenizer.convert_tokens_to_ids(max(ends, key=len))) if ends else None
+    def _written_stop(self) -> str:
+        """The control token that the chat template writes behind an answer; empty where there is none."""
+        try:
+            told = self.render([Turn("user", "probe"), Turn("assistant", "probe")], 0)
+        except (ValueError, TypeError, TemplateError):
+            return ""  # a template that cannot be used says so when it is
+        return self.held(told.rpartition("probe")[2])
 
     def held(self, text: str) -> str:
         """The first control token that stands in a text; empty where there is none."""
@@ -91,7 +97,11 @@ class Encoder:
         return found
 
     def render(self, turns: Sequence[Turn], images: int, open_turn: str = "") -> str:
-        """The text that the model reads; ``open_turn`` is ``assistant`` or ``user`` to end on an open header."""
+        """The text that the model reads, as its chat template writes it.
+
+        Args:
+            open_turn: ``assistant`` or ``user`` to end on an open header.
+        """
         messages = self.messages(turns, images)
         if not messages and not open_turn:
             return ""
@@ -103,29 +113,43 @@ class Encoder:
             marked = self.tokenizer.apply_chat_template(
                 [*messages, {"role": "user", "content": marker}], tokenize=False
             )
-            text = marked[: marked.rindex("\x00")].rstrip(" ")  # a word's token begins with the space before it
-        return text if text.startswith(self.bos) else self.bos + text
+            text = marked[: marked.rindex("\x00")].rstrip(" ")  # a space is the beginning of the word behind it
+        return text
 
     def encode(self, conversation: Conversation, grids: Sequence[Grid], ends: bool = False) -> Encoded:
         """Tokens of a whole conversation.
 
         Args:
             conversation: its turns say which are learned. A learned answer counts from its first word to the token
-                that ends the turn; a learned user turn counts whole, header included, and so does the answer to it:
-                who writes the question writes on from there (METHODS 1.2).
+                that ends the turn, which is added where the chat template writes none; a learned user turn counts
+                whole, header included, and so does the answer to it: who writes the question writes on from there
+                (METHODS 1.2).
             grids: (rows, columns) of visual tokens of each image.
-            ends: append the end-of-text token, learned: the model learns to end the dialogue.
+            ends: append the end-of-text token, learned: the model learns to end the dialogue. It then writes on
+                behind its answers, and nothing is added to them.
+
+        Raises: BadInput where images and image tokens do not match, or where it begins with a learned answer.
         """
         turns, images = conversation.turns, len(conversation.images)
-        text, spans = self.render(turns, images), []
+        text, spans, added = self.render(turns, images), [], 0
+        where = f"conversation {conversation.id}"
+        _check_slots(images, len(grids), text.count(self.slot), where)
         for k, turn in enumerate(turns):
             if not turn.learned:
                 continue
+            if not k and turn.role == "assistant":
+                raise BadInput("it begins with an answer", where=where, hint="put the user's question before it")
             header = turn.role == "user" or (k > 0 and turns[k - 1].role == "user" and turns[k - 1].learned)
-            start = len(self.render(turns[:k], images if k else 0, "" if header else turn.role))
-            stop = len(self.render(turns[: k + 1], images))
-            whole = turn.role == "user" or ends
-            spans.append((start, stop if whole else start + len(text[start:stop].rstrip())))
+            start = added + len(self.render(turns[:k], images if k else 0, "" if header else turn.role))
+            stop = added + len(self.render(turns[: k + 1], images))
+            start = len(text[:start].rstrip(" ")) if k else start  # a space is the beginning of the word behind it
+            if turn.role == "user" or ends:
+                spans.append((start, stop))
+                continue
+            last = start + len(text[start:stop].rstrip())
+            text = text[:last] + self.added_stop + text[last:]
+            added += len(self.added_stop)
+            spans.append((start, last + len(self.added_stop)))
         if ends:
             end = self.family.end_of_text(self.tokenizer)
             text += end
@@ -139,13 +163,16 @@ class Encoder:
         grids: Sequence[Grid],
         open_turn: str = "assistant",
     ) -> Encoded:
-        """Tokens that a model is to continue."""
-        return self._tokens(self.render(turns, len(images), open_turn), [], images, grids)
+        """Tokens that a model is to continue. Raises BadInput as encode does."""
+        text = self.render(turns, len(images), open_turn)
+        _check_slots(len(images), len(grids), text.count(self.slot), "prompt")
+        return self._tokens(text, [], images, grids)
 
     def _tokens(self, text: str, spans: list[tuple[int, int]], images: Sequence[str], grids: Sequence[Grid]) -> Encoded:
         expansions = [self.family.expansion(grid, self.slot) for grid in grids]
         text, spans = _expanded(text, self.slot, [e.text for e in expansions], spans)
-        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        opens = bool(self.bos) and not text.startswith(self.bos)  # as transformers' processors decide it
+        found = self.tokenizer(text, add_special_tokens=opens, return_offsets_mapping=True)
         ids = np.asarray(found["input_ids"], np.int64)
         offsets = np.asarray(found["offset_mapping"], np.int64).reshape(-1, 2)
         learned = np.zeros(len(ids), bool)
@@ -153,8 +180,8 @@ class Encoder:
             learned |= (offsets[:, 0] >= start) & (offsets[:, 1] <= stop) & (offsets[:, 1] > offsets[:, 0])
         slots = np.flatnonzero(ids == self.family.image_token)
         counts = [n for e in expansions for n in e.counts]
-        if len(slots) != len(counts) or len(images) != len(grids):
-            raise ValueError(f"{len(images)} images but {len(slots)} image slots in the rendered conversation")
+        if len(slots) != len(counts):
+            raise ValueError(f"the family states {len(counts)} runs of image tokens but its text has {len(slots)}")
         repeats = np.ones(len(ids), np.int64)
         repeats[slots] = counts
         starts = np.cumsum(repeats) - repeats  # place of each token once all are repeated
@@ -175,13 +202,28 @@ class Encoder:
         )
 
 
+def _check_slots(images: int, grids: int, slots: int, where: str) -> None:
+    """Raise BadInput where a conversation's images do not find their places in its text."""
+    if grids != images:
+        raise BadInput(
+            f"the images do not match: {images} are named, {grids} were opened",
+            where=where,
+            hint="open every image that is named, and no other",
+        )
+    if slots == images:
+        return
+    raise BadInput(
+        f"the images do not match the text: {images} are named, the text has {slots} image tokens",
+        where=where,
+        hint="give the images a user's turn to stand in, and the model a chat template that writes a token for each",
+    )
+
+
 def _expanded(
     text: str, slot: str, expansions: Sequence[str], spans: Sequence[tuple[int, int]]
 ) -> tuple[str, list[tuple[int, int]]]:
     """The text with each slot replaced in turn, and spans of characters moved along with it."""
     pieces = text.split(slot)
-    if len(pieces) != len(expansions) + 1:
-        raise ValueError(f"{len(expansions)} images but {len(pieces) - 1} image slots in the rendered conversation")
     grown, ends, at = [pieces[0]], [], len(pieces[0])
     for expansion, piece in zip(expansions, pieces[1:], strict=True):
         at += len(slot)

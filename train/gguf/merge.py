@@ -97,6 +97,8 @@ def names_on_disk(module: str) -> tuple[str, ...]:
         ("model.language_model.", "language_model.model."), ("lm_head", "language_model.lm_head"),  # LLaVA, mllama
         ("model.vision_tower.", "vision_tower."), ("model.multi_modal_projector", "multi_modal_projector"),
         ("model.vision_model.", "vision_model."),
+        ("model.vision_tower.", "vision_tower.vision_model."),  # CLIP's, which lost a storey in transformers 5
+        ("model.vision_tower.", "model.vision_tower.vision_model."),
     )  # fmt: skip
     return (module, *(new + module.removeprefix(old) for old, new in rules if module.startswith(old)))
 

@@ -9,6 +9,7 @@ from audit.errors import BadInput, Refused
 from train.gguf.files import PICKLES
 from train.models.family import Family
 from train.models.idefics3 import Idefics3
+from train.models.llava_next import LlavaNext
 from train.models.mllama import Mllama
 from train.models.qwen2_5_vl import Qwen25VL
 from train.models.qwen2_vl import Qwen2VL
@@ -16,7 +17,7 @@ from train.models.qwen3_vl import Qwen3VL
 from train.models.smolvlm import SmolVLM
 
 FAMILIES: dict[str, type[Family]] = {
-    one.model_type: one for one in (Qwen2VL, Qwen25VL, Qwen3VL, Mllama, Idefics3, SmolVLM)
+    one.model_type: one for one in (Qwen2VL, Qwen25VL, Qwen3VL, Mllama, Idefics3, SmolVLM, LlavaNext)
 }
 """Families by ``model_type``."""
 
@@ -122,5 +123,9 @@ def processor_of(directory: Path) -> dict[str, Any]:
 
 def family_noted(note: Mapping[str, Any]) -> Family:
     """The family that `Family.noted` wrote down."""
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in note.items() if k != "model_type"}
-    return FAMILIES[note["model_type"]](**values)
+    return FAMILIES[note["model_type"]](**{k: _plain(v) for k, v in note.items() if k != "model_type"})
+
+
+def _plain(value: Any) -> Any:
+    """JSON's lists as the tuples that they were."""
+    return tuple(_plain(v) for v in value) if isinstance(value, list) else value

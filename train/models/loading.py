@@ -49,8 +49,9 @@ class Loaded:
         """Tokens that end an answer: the end of the turn, and the end of the text."""
         ids = self.model.generation_config.eos_token_id if self.model.generation_config else None
         named = ids if isinstance(ids, list) else [ids]
-        own = (self.encoder.turn_end, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
-        return frozenset(t for t in (*named, *own) if t is not None)
+        written = self.tokenizer.convert_tokens_to_ids(self.encoder.stop) if self.encoder.stop else None
+        ends = (*named, written, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
+        return frozenset(t for t in ends if t is not None)
 
 
 def load(
@@ -101,6 +102,8 @@ def load(
             output_loading_info=True,
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True, use_fast=True)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
         processor = processor_of(directory)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise BadInput(

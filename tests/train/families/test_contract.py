@@ -29,8 +29,17 @@ from train.models.generation import Sampling, generate
 from train.models.loading import Loaded, check_precision, load
 from train.sft import SftConfig, run_sft
 
-NAMES = ("qwen2_vl", "mllama", "idefics3", "smolvlm", "qwen2_5_vl", "qwen3_vl")
-"""Modules beside this one, one a family."""
+NAMES = (
+    "qwen2_vl",
+    "mllama",
+    "idefics3",
+    "smolvlm",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "llava_next_llama3",
+    "llava_next_vicuna",
+)
+"""Modules beside this one: one a family, or more where it has language models of several kinds."""
 TALKS = (
     (Turn("user", "Is the lesion visible?"), Turn("assistant", "Yes", True)),
     (
@@ -75,6 +84,16 @@ def encoded(one: Opened, *images: str) -> list[Encoded]:
     return [one.loaded.encoder.encode(talk(turns, *images), grids) for turns in TALKS]
 
 
+def stopped(one: Opened, text: str, turns: tuple[Turn, ...]) -> str:
+    """The text with a stop behind each learned answer, where the chat template writes none."""
+    at = 0
+    for turn in turns:
+        at = text.index(turn.text, at) + len(turn.text)
+        if turn.learned:
+            text = text[:at] + one.loaded.encoder.added_stop + text[at:]
+    return text
+
+
 def logits_of(one: Opened, model: Any, rows: Sequence[Row]) -> tuple[torch.Tensor, Any]:
     batch = collate(rows, one.loaded.tokenizer.pad_token_id)
     return learned_logits(one.loaded.family, model, batch, one.features.stack(batch.images)), batch
@@ -94,7 +113,7 @@ def four_bits(one: Opened) -> Loaded:
 
 
 def test_every_family_has_its_row(one: Opened) -> None:
-    assert set(NAMES) == set(FAMILIES)
+    assert {importlib.import_module(f"tests.train.families.{n}").CASE.name for n in NAMES} == set(FAMILIES)
     assert one.loaded.family.model_type == one.case.name
     assert family_noted(one.loaded.family.noted()) == one.loaded.family
 
@@ -131,7 +150,7 @@ def test_a_forward_pass_is_that_of_transformers(one: Opened) -> None:
         grids = [one.features.grid(n) for n in names]
         for turns in TALKS:
             mine = one.loaded.encoder.encode(talk(turns, *names), grids)
-            text = one.loaded.encoder.render(turns, len(names))
+            text = stopped(one, one.loaded.encoder.render(turns, len(names)), turns)
             theirs = one.theirs(text, [opened(n) for n in names])
             assert mine.ids.tolist() == theirs["input_ids"][0].tolist()
             wanted = one.loaded.model(**theirs).logits[0, np.flatnonzero(mine.learned) - 1]

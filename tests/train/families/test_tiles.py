@@ -203,7 +203,7 @@ def test_a_prompt_is_the_beginning_of_what_was_learned(tiny: Loaded, images: int
 
 def test_answers_end_where_turns_end_and_dialogues_end_otherwise(tiny: Loaded) -> None:
     end = tiny.tokenizer.convert_tokens_to_ids("<end_of_utterance>")
-    assert tiny.encoder.turn_end == end
+    assert tiny.encoder.tokenizer.convert_tokens_to_ids(tiny.encoder.stop) == end
     assert tiny.stops >= {end, tiny.tokenizer.eos_token_id}
     over = tiny.family.end_of_text(tiny.tokenizer)
     assert over != "<end_of_utterance>"
