@@ -19,7 +19,6 @@ from appliance.jobs.common import RESEARCH, Desk
 from appliance.jobs.defaults import FEATURE_CACHE_GB
 from audit.conversation import Conversation
 from audit.errors import BadInput, EnvironmentProblem, IntegrityFailure
-from audit.home import free_bytes
 from audit.opened import Opened
 from audit.rows import NewObject, Run, StoredObject
 from train.models.family import Family, Grid
