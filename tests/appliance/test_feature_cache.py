@@ -3,6 +3,7 @@
 import io
 import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.nn.modules.module import register_module_forward_hook
 
 from appliance.jobs import features as under_test
+from appliance.jobs import learn
 from appliance.jobs.common import Desk, images_in
 from appliance.jobs.features import KIND, FeatureCache, cache_plan, uses_in_alignment, uses_in_training
 from audit.actor import Actor
@@ -29,10 +32,12 @@ from audit.vault import Vault
 from audit.verify import verify
 from tests.train.conftest import loaded, picture, tiny_model  # noqa: F401 fixtures
 from tests.train.test_features import same, towers
+from train.lora import LoraConfig
 from train.models.features import Features, features_key, packed
 from train.models.qwen2_vl import Qwen2VL
 from train.rl.domain import MIRRORED
 from train.rl.grpo import GrpoConfig, Prompt
+from train.sft import SftConfig
 
 ACTOR = Actor.current("steward")
 PASSPHRASE = b"correct horse"
@@ -49,6 +54,12 @@ def vault(tmp_path: Path, auditor: KeyPair) -> Iterator[Vault]:
     recipients = [auditor.recipient, generate("recovery", "X25519").recipient]
     with Vault.create(tmp_path / "home", PASSPHRASE, recipients, cost=Cost(64, 1, 1), actor=ACTOR) as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commit two images' features together, so that a run reads from the disk what it has written."""
+    monkeypatch.setattr(under_test, "_BATCH_IMAGES", 2)
 
 
 def pictures(vault: Vault) -> list[str]:
@@ -126,7 +137,7 @@ def test_every_reading_is_a_use_in_the_log(vault: Vault, loaded: Any, auditor: K
     events = [one.event for one in read(log, auditor, verdict.size)]
     stored = [e for e in events if e.kind == "object.stored" and made & set(e.objects)]
     used = [e for e in events if e.kind == "object.used" and made & set(e.objects)]
-    assert len(stored) == 1 and set(stored[0].objects) == made  # one commit for all
+    assert [len(e.objects) for e in stored] == [2, 2] and made == {one for e in stored for one in e.objects}
     assert len(used) == 2  # one a run
     for event in used:
         assert set(event.objects) == made and event.purpose == "HRESCH" and event.activity == "train"
@@ -177,7 +188,9 @@ def test_a_forgotten_patients_features_are_gone(vault: Vault, loaded: Any) -> No
         assert epochs(again, loaded, left).computed == 0
 
 
-def test_the_disk_budget_holds_and_what_was_used_longest_ago_goes_first(vault: Vault, loaded: Any) -> None:  # noqa: F811
+def test_the_disk_budget_holds_and_what_was_used_longest_ago_goes_first(
+    vault: Vault, loaded: Any, monkeypatch: Any
+) -> None:  # noqa: F811
     images = pictures(vault)
     other = replace(loaded, digest="0" * 64)
     epochs(vault, other, images[3:])
@@ -192,11 +205,12 @@ def test_the_disk_budget_holds_and_what_was_used_longest_ago_goes_first(vault: V
     assert epochs(vault, loaded, images[3:], gb=budget / 1e9).computed == 1
     assert sorted(kept(vault)) == sorted([images[0], images[2], images[3]])
     assert vault.catalogue.bytes_of(KIND) <= budget
+    monkeypatch.setattr(under_test, "_BATCH_IMAGES", 1)
     said: list[str] = []
     two = (sizes[images[0]] + sizes[images[1]]) / 1e9
     found = epochs(vault, loaded, images, gb=two, tell=said.append)
-    assert len(said) == 1 and "--feature-cache-gb" in said[0] and "of 4 images" in said[0]
-    assert vault.catalogue.bytes_of(KIND) <= max(two * 1e9, budget) and found.computed > 4 - 3
+    assert len(said) == 1 and "--feature-cache-gb" in said[0] and "3 of 4 images" in said[0]
+    assert vault.catalogue.bytes_of(KIND) <= two * 1e9 and found.computed == 3
 
 
 def test_a_batch_is_committed_by_count_or_by_time(vault: Vault, loaded: Any, monkeypatch: Any) -> None:  # noqa: F811
@@ -204,6 +218,7 @@ def test_a_batch_is_committed_by_count_or_by_time(vault: Vault, loaded: Any, mon
     now = [0.0]
     desk, run = Desk(vault, ACTOR), vault.catalogue.start_run("train", {}, 0, "")
     with FeatureCache(desk, run, "k", dict.fromkeys(images, 2), clock=lambda: now[0]) as cache:
+        monkeypatch.setattr(under_test, "_BATCH_IMAGES", 3)
         cache.put(images[0], b"0")
         assert cache.get(images[0]) == b"0" and kept(vault) == []
         now[0] = 5.0
@@ -344,6 +359,48 @@ def test_uses_are_counted_by_row_and_epoch() -> None:
     assert found == {"a": 8, "b": 4, "a" + MIRRORED: 8, "b" + MIRRORED: 4}
 
 
+def test_training_asks_the_tower_once_an_image_and_learns_the_same(
+    vault: Vault,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: Any,  # noqa: F811
+) -> None:
+    images = pictures(vault)
+    records = {one.image: one.id for one in vault.catalogue.records()}
+    turns = (Turn("user", "Is the lesion visible?"), Turn("assistant", "Yes", True))
+    talks = [Conversation(f"c{k}", (i,), turns, records[i], "precise") for k, i in enumerate(images)]
+    data = "\n".join(talk.to_json() for talk in talks).encode()
+    made = vault.put("conversations", data, actor=ACTOR, parents=images)
+    synth = vault.catalogue.start_run("synth", {}, 0, "")
+    vault.catalogue.finish_run(synth.id, {"conversations": made})
+    home = vault.home
+    vault.close()
+    shutil.copytree(home, tmp_path / "copy")
+    monkeypatch.setattr(learn, "Features", lambda *rest, **how: Features(*rest, **how, budget_mb=0))
+    calls: list[int] = []
+
+    def count(module: Any, *_: Any) -> None:
+        calls.extend([1] * (type(module).__name__ == "Qwen2VisionTransformerPretrainedModel"))
+
+    hook = register_module_forward_hook(count)
+    config, losses = SftConfig(epochs=3, rows_per_step=2, lora=LoraConfig(4, 8)), []
+    try:
+        for place, gb, wanted in ((home, 1.0, 4), (tmp_path / "copy", 0, 12)):
+            with Vault.open(place, PASSPHRASE) as opened:
+                run = learn.train(Desk(opened, ACTOR), tiny_model, config, 0, gb)
+                assert (len(calls), len(kept(opened))) == (wanted, 4 if gb else 0)
+                calls.clear()
+                metrics = str(run.result["metrics"])
+                with opened.use([metrics], "HRESCH", ACTOR, "test") as use:
+                    losses.append([json.loads(line)["loss"] for line in use.read(metrics).splitlines()])
+        with Vault.open(home, PASSPHRASE) as opened:
+            learn.train(Desk(opened, ACTOR), tiny_model, replace(config, epochs=4), 0)
+            assert not calls
+    finally:
+        hook.remove()
+    assert losses[0] == losses[1] and len(losses[0]) == 6
+
+
 def test_the_plan_states_the_size_that_comes_out(vault: Vault, loaded: Any) -> None:  # noqa: F811
     images = pictures(vault)
     features = epochs(vault, loaded, images)
@@ -359,4 +416,3 @@ def test_the_plan_states_the_size_that_comes_out(vault: Vault, loaded: Any) -> N
     # DESIGN's figure: about 0.8 MB an image for Qwen2-VL-2B, 256 visual tokens of 1,536 numbers in 16 bits.
     two_billion = Qwen2VL(151655)
     assert cache_plan(two_billion, 1536, {"a": (16, 16)}, {"a": 4}, itemsize=2).bytes_an_image == 786_432
-
