@@ -1,5 +1,7 @@
 """Features once, on disk: a real vault, a real tower, counted calls."""
 
+# ruff: noqa: F811 (fixtures that are imported are arguments, too)
+
 import io
 import json
 import resource
@@ -102,7 +104,7 @@ def kept(vault: Vault) -> list[str]:
     return [str(one.note["image"]) for one in vault.catalogue.objects(KIND)]
 
 
-def test_the_tower_runs_once_an_image_and_never_in_the_next_run(vault: Vault, loaded: Any) -> None:  # noqa: F811
+def test_the_tower_runs_once_an_image_and_never_in_the_next_run(vault: Vault, loaded: Any) -> None:
     images = pictures(vault)
     names = [*images, images[0] + MIRRORED]
     first = epochs(vault, loaded, names)
@@ -118,7 +120,7 @@ def test_the_tower_runs_once_an_image_and_never_in_the_next_run(vault: Vault, lo
     assert (third.computed, third.fetched) == (5, 10)
 
 
-def test_nothing_is_written_of_what_is_used_once_or_of_nobody(vault: Vault, loaded: Any) -> None:  # noqa: F811
+def test_nothing_is_written_of_what_is_used_once_or_of_nobody(vault: Vault, loaded: Any) -> None:
     images = pictures(vault)
     assert epochs(vault, loaded, images, count=1, uses=1).computed == 4 and kept(vault) == []
     with vault.use(images[:1], "HRESCH", ACTOR, "test") as opened:
@@ -127,7 +129,7 @@ def test_nothing_is_written_of_what_is_used_once_or_of_nobody(vault: Vault, load
     assert epochs(vault, loaded, images, gb=0).computed == 12 and kept(vault) == []
 
 
-def test_every_reading_is_a_use_in_the_log(vault: Vault, loaded: Any, auditor: KeyPair) -> None:  # noqa: F811
+def test_every_reading_is_a_use_in_the_log(vault: Vault, loaded: Any, auditor: KeyPair) -> None:
     images = pictures(vault)
     epochs(vault, loaded, images)
     epochs(vault, loaded, images)
@@ -144,7 +146,7 @@ def test_every_reading_is_a_use_in_the_log(vault: Vault, loaded: Any, auditor: K
         assert len(event.patients) == 2 and event.detail["run"]
 
 
-def test_no_byte_of_the_features_lies_in_the_home_in_plain(vault: Vault, loaded: Any) -> None:  # noqa: F811
+def test_no_byte_of_the_features_lies_in_the_home_in_plain(vault: Vault, loaded: Any) -> None:
     images = pictures(vault)
     features = epochs(vault, loaded, images)
     needles = []
@@ -163,7 +165,7 @@ def test_no_byte_of_the_features_lies_in_the_home_in_plain(vault: Vault, loaded:
         assert not any(needle in content for needle in needles), path
 
 
-def test_a_forgotten_patients_features_are_gone(vault: Vault, loaded: Any) -> None:  # noqa: F811
+def test_a_forgotten_patients_features_are_gone(vault: Vault, loaded: Any) -> None:
     images = pictures(vault)
     epochs(vault, loaded, [*images, images[0] + MIRRORED])
     patient = vault.catalogue.object(images[0]).patient
@@ -190,7 +192,7 @@ def test_a_forgotten_patients_features_are_gone(vault: Vault, loaded: Any) -> No
 
 def test_the_disk_budget_holds_and_what_was_used_longest_ago_goes_first(
     vault: Vault, loaded: Any, monkeypatch: Any
-) -> None:  # noqa: F811
+) -> None:
     images = pictures(vault)
     other = replace(loaded, digest="0" * 64)
     epochs(vault, other, images[3:])
@@ -213,7 +215,7 @@ def test_the_disk_budget_holds_and_what_was_used_longest_ago_goes_first(
     assert vault.catalogue.bytes_of(KIND) <= two * 1e9 and found.computed == 3
 
 
-def test_a_batch_is_committed_by_count_or_by_time(vault: Vault, loaded: Any, monkeypatch: Any) -> None:  # noqa: F811
+def test_a_batch_is_committed_by_count_or_by_time(vault: Vault, loaded: Any, monkeypatch: Any) -> None:
     images = pictures(vault)
     now = [0.0]
     desk, run = Desk(vault, ACTOR), vault.catalogue.start_run("train", {}, 0, "")
@@ -231,7 +233,7 @@ def test_a_batch_is_committed_by_count_or_by_time(vault: Vault, loaded: Any, mon
         assert cache.get(images[2]) == b"2"
 
 
-def test_a_full_disk_stops_the_cache_and_not_the_work(vault: Vault, loaded: Any) -> None:  # noqa: F811
+def test_a_full_disk_stops_the_cache_and_not_the_work(vault: Vault, loaded: Any) -> None:
     """The limit on a file's size, set on the vault's own process, stands for the full disk."""
     images = pictures(vault)
     said: list[str] = []
@@ -253,7 +255,7 @@ def test_a_full_disk_stops_the_cache_and_not_the_work(vault: Vault, loaded: Any)
         assert remote.fingerprint(b"x") == vault.fingerprint(b"x")
 
 
-def test_a_nearly_full_disk_is_left_alone(vault: Vault, loaded: Any, monkeypatch: Any) -> None:  # noqa: F811
+def test_a_nearly_full_disk_is_left_alone(vault: Vault, loaded: Any, monkeypatch: Any) -> None:
     images, said = pictures(vault), list[str]()
     monkeypatch.setattr(under_test, "FREE_BYTES", 1 << 62)
     assert epochs(vault, loaded, images, tell=said.append).computed == 12
@@ -335,7 +337,7 @@ def test_two_processes_may_write_and_drop_the_same(vault: Vault) -> None:
         assert not said and kept(vault) == [images[2]]
 
 
-def test_a_changed_object_is_told_and_computed_again(vault: Vault, loaded: Any) -> None:  # noqa: F811
+def test_a_changed_object_is_told_and_computed_again(vault: Vault, loaded: Any) -> None:
     images = pictures(vault)
     epochs(vault, loaded, images)
     victim = vault.catalogue.objects(KIND)[0]
@@ -363,7 +365,7 @@ def test_training_asks_the_tower_once_an_image_and_learns_the_same(
     vault: Vault,
     tiny_model: Path,
     tmp_path: Path,
-    monkeypatch: Any,  # noqa: F811
+    monkeypatch: Any,
 ) -> None:
     images = pictures(vault)
     records = {one.image: one.id for one in vault.catalogue.records()}
@@ -401,7 +403,7 @@ def test_training_asks_the_tower_once_an_image_and_learns_the_same(
     assert losses[0] == losses[1] and len(losses[0]) == 6
 
 
-def test_the_plan_states_the_size_that_comes_out(vault: Vault, loaded: Any) -> None:  # noqa: F811
+def test_the_plan_states_the_size_that_comes_out(vault: Vault, loaded: Any) -> None:
     images = pictures(vault)
     features = epochs(vault, loaded, images)
     grids = {name: features.grid(name) for name in images}

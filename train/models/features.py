@@ -162,7 +162,7 @@ def _numbered(tensors: dict[str, torch.Tensor], name: str) -> tuple[torch.Tensor
 
 def _owned(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor on the host in memory of its own: a part of a larger one would keep all of that alive."""
-    there = tensor.detach().to("cpu").contiguous()
+    there = (tensor.detach() if tensor.requires_grad else tensor).to("cpu").contiguous()
     return there if there.untyped_storage().nbytes() == there.nbytes else there.clone()
 
 
