@@ -23,7 +23,7 @@ from train.data.rows import Row, collate, packed_row, shared_row
 from train.gguf.merge import merge
 from train.lora import LoraConfig, attach, detach
 from train.models.directory import FAMILIES, family_noted
-from train.models.features import Features
+from train.models.features import Features, packed, unpacked
 from train.models.forward import learned_logits
 from train.models.generation import Sampling, generate
 from train.models.loading import Loaded, check_precision, load
@@ -149,6 +149,11 @@ def test_features_are_the_same_however_often_they_are_asked_for(one: Opened) -> 
         grid = one.features.grid(name)
         read = len(kept.tokens) or len(kept.cross[0])
         assert one.loaded.family.visual_tokens(grid) == read
+        width = one.loaded.model.config.get_text_config().hidden_size
+        assert one.loaded.family.feature_bytes(grid, width, kept.tokens.element_size()) == kept.nbytes
+        whole, about = packed(kept, grid, name), unpacked(packed(kept, grid, name), name)
+        assert about[1] == grid and packed(*about, name) == whole
+        assert [t.shape for t in about[0].tensors] == [t.shape for t in kept.tensors]
 
 
 def loss_and_gradients(one: Opened, model: Any, batches: Sequence[Sequence[Row]]) -> tuple[float, Any]:
