@@ -107,6 +107,16 @@ class Catalogue:
             for object_id in object_ids:
                 self._connection.execute("UPDATE objects SET deleted = ? WHERE id = ?", (now(), object_id))
 
+    def touch(self, object_ids: Iterable[str]) -> None:
+        """Note in plain that objects of a cache were used now, so that the others are dropped first."""
+        query = "UPDATE objects SET note = json_set(note, '$.used', ?) WHERE id IN (SELECT value FROM json_each(?))"
+        self.change(query, now(), _json(list(object_ids)))
+
+    def bytes_of(self, kind: str) -> int:
+        """Bytes of plaintext of all objects of a kind that are there."""
+        query = "SELECT coalesce(sum(size), 0) AS held FROM objects WHERE kind = ? AND deleted = ''"
+        return int(self._rows(query, kind)[0]["held"])
+
     def objects(self, kind: str | None = None, patient: str | None = None) -> list[StoredObject]:
         """Objects that are there, oldest first; of one kind or one patient where named."""
         query = "SELECT * FROM objects WHERE deleted = '' AND (?1 IS NULL OR kind = ?1)"

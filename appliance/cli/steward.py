@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from appliance.cli.output import emit, json_option
-from appliance.jobs.defaults import ALIGNMENT_STEPS, REHEARSED
+from appliance.jobs.defaults import ALIGNMENT_STEPS, FEATURE_CACHE_GB, REHEARSED
 from appliance.settings import Settings, open_vault, read_passphrase
 from appliance.starter.where import STARTER
 
@@ -19,6 +19,13 @@ _MODEL = click.option(
     help="Model directory (safetensors). Default: the starter.",
 )
 _DRY = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+_CACHE = click.option(
+    "--feature-cache-gb",
+    type=click.FloatRange(0),
+    default=FEATURE_CACHE_GB,
+    show_default=True,
+    help="Disk for what the vision tower says of each image, encrypted, in GB; 0 keeps it in memory only.",
+)
 _QUESTIONS = click.option(
     "--questions",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -154,11 +161,19 @@ def synth(
     show_default=True,
     help="Questions about drawn general pictures mixed in, against forgetting.",
 )
+@_CACHE
 @_DRY
 @json_option
 @click.pass_obj
 def train(
-    settings: Settings, model_dir: Path, epochs: int, rank: int, learning_rate: float, rehearse: int, dry_run: bool
+    settings: Settings,
+    model_dir: Path,
+    epochs: int,
+    rank: int,
+    learning_rate: float,
+    rehearse: int,
+    feature_cache_gb: float,
+    dry_run: bool,
 ) -> None:
     """Teach a model the newest synthetic tasks: single-stage QLoRA, 4-bit base, features once.
 
@@ -186,7 +201,7 @@ def train(
                 f"would take {steps} steps over {source.result['tasks']} tasks, NF4 base, rank {rank}",
             )
             return
-        run = learn(desk, model_dir, config, rehearse)
+        run = learn(desk, model_dir, config, rehearse, feature_cache_gb)
     emit(
         settings,
         {"run": run.id, **run.result},
@@ -205,10 +220,19 @@ def train(
     show_default=True,
     help="Hold answers to the mirrored image's, left and right swapped.",
 )
+@_CACHE
 @_DRY
 @json_option
 @click.pass_obj
-def align(settings: Settings, model_dir: Path, steps: int, group: int, mirror: bool, dry_run: bool) -> None:
+def align(
+    settings: Settings,
+    model_dir: Path,
+    steps: int,
+    group: int,
+    mirror: bool,
+    feature_cache_gb: float,
+    dry_run: bool,
+) -> None:
     """Align the trained model by rewards: GRPO on the kept triplets' short answers, with the mirror constraint.
 
     \b
@@ -234,7 +258,7 @@ def align(settings: Settings, model_dir: Path, steps: int, group: int, mirror: b
                 f"on the adapter of {trained.id}",
             )
             return
-        run = run_align(desk, model_dir, config, mirror)
+        run = run_align(desk, model_dir, config, mirror, feature_cache_gb)
     emit(
         settings,
         {"run": run.id, **run.result},

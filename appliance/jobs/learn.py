@@ -19,6 +19,8 @@ from appliance.jobs.common import (
     origin_of,
     root_of,
 )
+from appliance.jobs.defaults import FEATURE_CACHE_GB
+from appliance.jobs.features import FeatureCache, uses_in_alignment, uses_in_training
 from appliance.jobs.rehearsal import rehearsal
 from appliance.jobs.steps import StepEvents
 from appliance.jobs.synthesise import conversations_of, triplets_of
@@ -28,7 +30,7 @@ from audit.rows import NewObject, Record, Run
 from synth.triplet import PRECISE
 from train.gguf.files import digest_of
 from train.lora import stamped
-from train.models.features import Features
+from train.models.features import Features, features_key
 from train.models.loading import load
 from train.rl.domain import Mirror
 from train.rl.grpo import Group, GrpoConfig, Prompt, run_grpo
@@ -36,11 +38,14 @@ from train.rl.rewards import exact
 from train.sft import SftConfig, run_sft
 
 
-def train(desk: Desk, model_dir: Path, config: SftConfig, rehearse: int = 0) -> Run:
+def train(
+    desk: Desk, model_dir: Path, config: SftConfig, rehearse: int = 0, feature_cache_gb: float = FEATURE_CACHE_GB
+) -> Run:
     """Train an adapter on the newest synth run's conversations; goes on from its checkpoint where it was cut off.
 
     Args:
         rehearse: questions about drawn general pictures that are mixed in, against forgetting.
+        feature_cache_gb: disk for the tower's outputs, in GB; the adapter is the same with any.
     """
     source = latest(desk, "synth")
     conversations = str(source.result["conversations"])
@@ -56,17 +61,24 @@ def train(desk: Desk, model_dir: Path, config: SftConfig, rehearse: int = 0) -> 
     loaded = load(model_dir, "nf4")
     steps = StepEvents(desk, run, members, resumed=before == run)
     store = VaultStore(desk, run, steps.flush)
-    with desk.vault.use([conversations, *images], RESEARCH, desk.actor, "train", _told(run)) as opened:
+    cached = FeatureCache(desk, run, features_key(loaded), uses_in_training(talks, config.epochs), feature_cache_gb)
+    with desk.vault.use([conversations, *images], RESEARCH, desk.actor, "train", _told(run)) as opened, cached:
         stored = images_in(opened)
-        features = Features(loaded, lambda name: drawn[name] if name in drawn else stored(name))
+        features = Features(loaded, lambda name: drawn[name] if name in drawn else stored(name), store=cached)
         trained = run_sft(loaded, [*talks, *general], features, config, store, desk.progress, steps.used)
         steps.flush()
     parents = [conversations, *images]
     return _keep(desk, run, store, trained.adapter, trained.metrics, parents, {"base": loaded.digest, "parent": ""})
 
 
-def align(desk: Desk, model_dir: Path, config: GrpoConfig, mirror: bool = True) -> Run:
-    """Align the newest trained adapter on the kept triplets' short answers, with the mirror constraint."""
+def align(
+    desk: Desk, model_dir: Path, config: GrpoConfig, mirror: bool = True, feature_cache_gb: float = FEATURE_CACHE_GB
+) -> Run:
+    """Align the newest trained adapter on the kept triplets' short answers, with the mirror constraint.
+
+    Args:
+        feature_cache_gb: disk for the tower's outputs, in GB; the adapter is the same with any.
+    """
     source, trained = latest(desk, "synth"), latest(desk, "train")
     adapter_id, triplets = str(trained.result["adapter"]), str(source.result["triplets"])
     settings = as_config(config, adapter=adapter_id, synth=source.id, base=digest_of(model_dir), mirror=mirror)
@@ -89,12 +101,14 @@ def align(desk: Desk, model_dir: Path, config: GrpoConfig, mirror: bool = True) 
         steps.used(step, [g.prompt.record for g in groups])
         kept.add(step, groups)
 
-    with desk.vault.use([adapter_id, triplets, *images], RESEARCH, desk.actor, "align", _told(run)) as opened:
+    uses = uses_in_alignment(prompts, config, mirror)
+    cached = FeatureCache(desk, run, features_key(loaded), uses, feature_cache_gb)
+    with desk.vault.use([adapter_id, triplets, *images], RESEARCH, desk.actor, "align", _told(run)) as opened, cached:
         aligned = run_grpo(
             loaded,
             opened.read(adapter_id),
             prompts,
-            Features(loaded, images_in(opened)),
+            Features(loaded, images_in(opened), store=cached),
             config,
             exact,
             store,

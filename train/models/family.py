@@ -174,6 +174,15 @@ class Family(ABC):
         states: torch.Tensor = out.last_hidden_state
         return states
 
+    def feature_bytes(self, grid: Grid, width: int, itemsize: int) -> int:
+        """Bytes of an image's features, before the tower has computed them.
+
+        Args:
+            width: hidden size of the language model.
+            itemsize: bytes of a number.
+        """
+        return self.visual_tokens(grid) * width * itemsize
+
     def noted(self) -> dict[str, Any]:
         """Everything as plain values, for `families.noted`."""
         return {"model_type": self.model_type, **asdict(self)}

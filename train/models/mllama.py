@@ -103,6 +103,10 @@ class Mllama(Family):
         """States of the image's own tiles."""
         return grid[0] * grid[1] * self.patches
 
+    def feature_bytes(self, grid: Grid, width: int, itemsize: int) -> int:
+        """See Family; padding tiles have states, too."""
+        return self.tiles * self.patches * width * itemsize
+
     def expansion(self, grid: Grid, slot: str) -> Expansion:
         """The slot itself: the image token keeps its place and its own embedding."""
         return Expansion(slot, (1,))

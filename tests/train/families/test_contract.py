@@ -23,7 +23,7 @@ from train.data.rows import Row, collate, packed_row, shared_row
 from train.gguf.merge import merge
 from train.lora import LoraConfig, attach, detach
 from train.models.directory import FAMILIES, family_noted
-from train.models.features import Features
+from train.models.features import Features, packed, unpacked
 from train.models.forward import learned_logits
 from train.models.generation import Sampling, generate
 from train.models.loading import Loaded, check_precision, load
@@ -168,6 +168,11 @@ def test_features_are_the_same_however_often_they_are_asked_for(one: Opened) -> 
         grid = one.features.grid(name)
         read = len(kept.tokens) or len(kept.cross[0])
         assert one.loaded.family.visual_tokens(grid) == read
+        width = one.loaded.model.config.get_text_config().hidden_size
+        assert one.loaded.family.feature_bytes(grid, width, kept.tokens.element_size()) == kept.nbytes
+        back, same_grid = unpacked(packed(kept, grid, name), name)
+        assert same_grid == grid and len(back.deep) == len(kept.deep) and len(back.cross) == len(kept.cross)
+        assert all(torch.equal(a, b) for a, b in zip(back.tensors, kept.tensors, strict=True))
 
 
 def loss_and_gradients(one: Opened, model: Any, batches: Sequence[Sequence[Row]]) -> tuple[float, Any]:
