@@ -16,6 +16,7 @@ import torch
 from audit.conversation import Conversation
 from audit.errors import BadInput
 from train.checkpoints import Checkpoint, Store, restore, snapshot
+from train.data.limits import check_lengths
 from train.data.mix import as_turns, divided, staged
 from train.data.rows import packed_row, shared_row
 from train.heldout import Watch
@@ -133,28 +134,26 @@ def rows_of(
     """One row an image set, with the records in it; conversations without images are packed into rows of their own.
 
     Args:
-        tell: told how many conversations have nothing to learn, or more tokens than the model can place.
+        tell: told how many conversations have nothing to learn.
+    Raises: BadInput where conversations are longer than the model's context.
     """
     groups: dict[tuple[str, ...], list[Conversation]] = {}
     for talk in conversations:
         groups.setdefault(talk.images or (f"text {talk.id}",), []).append(talk)
-    longest = int(getattr(loaded.model.config.get_text_config(), "max_position_embeddings", 0)) or 1 << 62
-    rows, empty, long = [], 0, 0
+    rows, lengths, empty = [], [], 0
     for group in groups.values():
         encoded = [
             loaded.encoder.encode(t, [features.grid(i) for i in t.images], t.kind == "synthesizer") for t in group
         ]
-        learned = [e for e in encoded if e.learned[1:].any()]
-        kept = [e for e in learned if len(e.ids) <= longest]
-        empty, long = empty + len(encoded) - len(learned), long + len(learned) - len(kept)
+        lengths += [(t, len(e.ids)) for t, e in zip(group, encoded, strict=True)]
+        kept = [e for e in encoded if e.learned[1:].any()]
+        empty += len(encoded) - len(kept)
         if kept:
             records = tuple(sorted({t.record for t in group if t.record}))
             rows.append((shared_row(kept) if group[0].images else packed_row(kept), records))
-    total = len(conversations)
+    check_lengths(lengths, loaded.model.config)
     if empty:
-        tell(f"{empty} of {total} conversations have nothing to learn and are left out")
-    if long:
-        tell(f"{long} of {total} conversations are longer than the model's {longest} tokens and are left out")
+        tell(f"{empty} of {len(conversations)} conversations have nothing to learn and are left out")
     return rows
 
 
@@ -174,7 +173,7 @@ def _material(
         rows = rows_of(loaded, mixed, features, tell)
         if not rows:
             raise BadInput(
-                "there is nothing to train on: no conversation has a learned turn that fits the model",
+                "there is nothing to train on: no conversation has a learned turn",
                 where="train",
                 hint="run `cloche synth` first",
             )
