@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +16,12 @@ from audit.conversation import Conversation, Turn
 from audit.errors import BadInput, ClocheError, Refused
 from train.checkpoints import MemoryStore
 from train.data.rows import collate, packed_row, shared_row
+from train.gguf.merge import merge
 from train.lora import METADATA, ORIGIN, LoraConfig, attach, detach, pack, stamped, unpack
 from train.models.forward import learned_logits
-from train.sft import SftConfig, Trained, _step, rows_of, run_sft
+from train.models.loading import load
+from train.sft import MEASURED, SftConfig, Trained, rows_of, run_sft
+from train.step import Learner
 
 CONFIG = SftConfig(
     epochs=2,
@@ -67,7 +71,7 @@ def run(
 
 
 def timeless(metrics: Sequence[dict[str, float]]) -> list[dict[str, float]]:
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in metrics]
+    return [{k: v for k, v in row.items() if k not in MEASURED} for row in metrics]
 
 
 def loss_of(loaded: Any, model: Any, features: Any, talk: Conversation) -> tuple[torch.Tensor, int]:
@@ -115,20 +119,18 @@ def test_the_size_of_a_forward_pass_changes_nothing(loaded: Any, features: Any) 
 
 @pytest.mark.parametrize("power", [0.0, 0.25, 1.0])
 def test_an_answer_weighs_its_length_to_the_power(loaded: Any, features: Any, power: float) -> None:
-    """One AdamW step follows the sign of the gradient, so the weights are told by the gradient itself, of SGD."""
     config = replace(CONFIG, epochs=1, rows_per_step=5, length_power=power)
     model = attach(loaded, config.lora)
     scores = [loss_of(loaded, model, features, talk) for talk in TALKS]
     wanted = sum(s / n * n**power for s, n in scores) / sum(n**power for _, n in scores)
     weights = [p for p in model.parameters() if p.requires_grad]
     gradient = torch.autograd.grad(wanted, weights)
-    optimizer = torch.optim.SGD(weights, lr=1.0)
-    before = [w.detach().clone() for w in weights]
-    rows = [row for row, _ in rows_of(loaded, TALKS, features)]
-    _step(loaded, model, features, rows, optimizer, 1.0, config)
-    norm = float(torch.sqrt(sum((g**2).sum() for g in gradient)))
-    for old, new, g in zip(before, weights, gradient, strict=True):
-        torch.testing.assert_close(old - new.detach(), g / max(1.0, norm), rtol=1e-3, atol=1e-6)
+    learner = Learner(loaded, model, features, config, lambda what: None)
+    found = learner.gradients(rows_of(loaded, TALKS, features), 0)
+    assert found.learned == sum(n for _, n in scores)
+    assert found.loss == pytest.approx(float(sum(s.detach() for s, _ in scores)) / found.learned, rel=1e-5)
+    for weight, g in zip(weights, gradient, strict=True):
+        torch.testing.assert_close(weight.grad, g, rtol=1e-4, atol=1e-7)
     model.unload()
 
 
@@ -230,6 +232,43 @@ def test_an_adapter_comes_back_as_it_was_packed(loaded: Any, features: Any) -> N
     assert described == {"r": 3, "alpha": 5, "rslora": False, "base_digest": loaded.digest, "dropout": 0.0}
     assert len(tensors) == len(names) == 2 * 7 * 2 and {t.dtype for t in tensors.values()} == {torch.float32}
     assert all(".language_model.layers." in name for name in tensors)
+
+
+@torch.inference_mode()
+def test_rslora_scales_by_the_root_of_the_rank_wherever_the_adapter_goes(
+    loaded: Any, features: Any, tmp_path: Path
+) -> None:
+    """Attached, packed, attached again and merged: alpha over the root of r is alpha over r with more alpha."""
+    shape = LoraConfig(4, 8, rslora=True)
+    model = attach(loaded, shape)
+    for p in (p for p in model.parameters() if p.requires_grad):
+        p.normal_(std=0.1, generator=torch.Generator().manual_seed(p.numel()))
+    data = pack(model, shape, loaded.digest)
+    batch = collate([row for row, _ in rows_of(loaded, TALKS, features)], 0)
+
+    def logits(of: Any) -> torch.Tensor:
+        return learned_logits(loaded.family, of, batch, features.stack(batch.images))
+
+    wanted = logits(model)
+    detach(model)
+    assert unpack(data)[1]["rslora"] is True and LoraConfig.of(data, 0.1) == LoraConfig(4, 8, 0.1, True)
+    tensors, described = unpack(data)
+    for changed, same in (({}, True), ({"rslora": False, "alpha": 16}, True), ({"rslora": False}, False)):
+        back = attach(loaded, LoraConfig(), save(tensors, metadata={METADATA: json.dumps(described | changed)}))
+        found = logits(back)
+        detach(back)
+        assert torch.allclose(found, wanted, atol=1e-5) == same
+    (tmp_path / "adapter.safetensors").write_bytes(data)
+    merge(loaded.directory, tmp_path / "adapter.safetensors", tmp_path / "merged", "float32")
+    torch.testing.assert_close(logits(load(tmp_path / "merged", "fp32", "cpu").model), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "flag"), [({"rank": 0}, "--rank"), ({"alpha": 0}, "--alpha"), ({"dropout": 1.0}, "--lora-dropout")]
+)
+def test_a_wrong_shape_names_its_flag(wrong: dict[str, Any], flag: str) -> None:
+    with pytest.raises(BadInput, match=flag):
+        LoraConfig(**wrong)
 
 
 def adapter_of(loaded: Any, digest: str) -> bytes:
