@@ -4,13 +4,13 @@ Some layers of the tower speak too: what they say of an image is added to the hi
 layers, in the places of its visual tokens.
 """
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from PIL import Image
 
-from train.models.family import Sight, Visual
+from train.models.family import Grid, Sight, Visual
 from train.models.qwen2_vl import Qwen2VL
 
 
@@ -19,6 +19,18 @@ class Qwen3VL(Qwen2VL):
     """What is particular to Qwen3-VL."""
 
     model_type: ClassVar = "qwen3_vl"
+    deep_layers: int = 3
+    """Layers of the tower that speak, beside its last."""
+
+    @classmethod
+    def of(cls, config: Any, processor: dict[str, Any], max_visual_tokens: int | None = None) -> Self:
+        """See Family."""
+        plain = super().of(config, processor, max_visual_tokens)
+        return replace(plain, deep_layers=len(config.vision_config.deepstack_visual_indexes))
+
+    def feature_bytes(self, grid: Grid, width: int, itemsize: int) -> int:
+        """See Family; every layer that speaks says as much as the last."""
+        return (1 + self.deep_layers) * super().feature_bytes(grid, width, itemsize)
 
     def features(self, model: Any, fitted: Image.Image) -> Visual:
         """The merged patches (rows * columns, D) of one fitted image, and as many of each deepstack layer."""
