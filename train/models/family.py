@@ -148,7 +148,7 @@ class Family(ABC):
         self,
         inner: Any,
         embeds: torch.Tensor,
-        mask: torch.Tensor,
+        mask: Any,
         positions: torch.Tensor,
         sight: Sight,
         cache: Any = None,
@@ -158,7 +158,7 @@ class Family(ABC):
         Args:
             inner: the transformers model.
             embeds: (B, T, D).
-            mask: (B, 1, T, T) bool, or (B, S) of 0 and 1 while generating, S counting what the cache holds.
+            mask: of `attention.mask_for`, or (B, S) of 0 and 1 while generating, S counting what the cache holds.
             positions: (3, B, T).
             sight: the images of this pass; none of them where the cache already holds them.
             cache: a transformers cache that is read and written, or None.

@@ -125,7 +125,7 @@ class Qwen2VL(Family):
         self,
         inner: Any,
         embeds: torch.Tensor,
-        mask: torch.Tensor,
+        mask: Any,
         positions: torch.Tensor,
         sight: Sight,
         cache: Any = None,
