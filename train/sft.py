@@ -20,6 +20,7 @@ from audit.errors import BadInput
 from train.checkpoints import Checkpoint, Store, restore, snapshot
 from train.data.limits import check_lengths
 from train.data.rows import Row, collate, packed_row, shared_row
+from train.distributed import Team, join
 from train.lora import LoraConfig, attach, pack
 from train.models.features import Features
 from train.models.forward import learned_logits
@@ -79,6 +80,8 @@ def run_sft(
         store: keeps the checkpoint.
         on_step: told the records of each step before they are used.
     """
+    team = join()
+    store, progress, on_step = team.store(store), team.only_first(progress), team.only_first(on_step)
     torch.manual_seed(config.seed)
     rows = rows_of(loaded, conversations, features)
     if not rows:
@@ -93,13 +96,16 @@ def run_sft(
     plan = list(_plan(len(rows), config))
     try:
         first, metrics = restore(store, model, optimizer)
+        team.same(weights)
         for step in range(first, len(plan)):
             started = time.perf_counter()
-            torch.manual_seed(config.seed + 1_000_003 * (step + 1))  # of dropout: a resumed step drops the same
+            torch.manual_seed(
+                config.seed + 1_000_003 * (step + 1) + team.rank
+            )  # of dropout: a resumed step drops the same
             chosen = [rows[i] for i in plan[step]]
             on_step(step, sorted({r for row in chosen for r in row[1]}))
             rate = config.learning_rate * _schedule(step, len(plan), config.warmup)
-            loss, learned = _step(loaded, model, features, [row[0] for row in chosen], optimizer, rate, config)
+            loss, learned = _step(loaded, model, features, [row[0] for row in chosen], optimizer, rate, config, team)
             metrics.append(
                 {"step": step, "loss": loss, "rate": rate, "tokens": learned, "seconds": time.perf_counter() - started}
             )
@@ -136,7 +142,14 @@ def rows_of(
 
 
 def _step(
-    loaded: Loaded, model: Any, features: Features, rows: list[Row], optimizer: Any, rate: float, config: SftConfig
+    loaded: Loaded,
+    model: Any,
+    features: Features,
+    rows: list[Row],
+    optimizer: Any,
+    rate: float,
+    config: SftConfig,
+    team: Team = Team(),  # noqa: B008
 ) -> tuple[float, int]:
     power, micro = config.length_power, config.micro_rows
     model.train()
@@ -144,6 +157,7 @@ def _step(
     lengths = [np.bincount(r.segments[r.learned & (r.sources >= 0)]).astype(float) for r in rows]
     total, summed = int(sum(n.sum() for n in lengths)), 0.0
     weight = sum(float((n[n > 0] ** power).sum()) for n in lengths)
+    rows = team.share(rows)  # all that is divided by above is the whole step's
     for start in range(0, len(rows), micro):
         batch = collate(rows[start : start + micro], loaded.tokenizer.pad_token_id, loaded.device)
         logits = learned_logits(loaded.family, model, batch, features.stack(batch.images))
@@ -151,13 +165,15 @@ def _step(
         summed += float(losses.detach().sum()) / total
         each = batch.owners.bincount()[batch.owners] ** (power - 1.0)
         ((losses * each).sum() / weight).backward()
-    torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    team.sum_gradients(weights)
+    torch.nn.utils.clip_grad_norm_(weights, 1.0)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     model.eval()
-    return summed, total
+    return team.summed(summed, loaded.device), total
 
 
 def _plan(rows: int, config: SftConfig) -> Iterator[list[int]]:
