@@ -90,6 +90,14 @@ class Team:
         distributed.broadcast(body, 0)
         return body[: int(length)].cpu().numpy().tobytes()
 
+    def say(self, word: str) -> None:
+        """Tell the others a word; the first process's part of `heard`."""
+        self.told(word.encode())
+
+    def heard(self) -> str:
+        """Wait for the word that the first process says."""
+        return (self.told() or b"").decode()
+
     def store(self, store: Store) -> Store:
         """A store that the first process alone reads and writes, and tells the others of."""
         return store if self.size == 1 else _Told(self, store)
@@ -97,6 +105,10 @@ class Team:
     def only_first(self, call: Callable[..., None]) -> Callable[..., None]:
         """A call that the first process alone makes."""
         return call if self.first else lambda *_: None
+
+
+ALONE = Team()
+"""The only process of a run."""
 
 
 class _Told:

@@ -20,7 +20,7 @@ from audit.errors import BadInput
 from train.checkpoints import Checkpoint, Store, restore, snapshot
 from train.data.limits import check_lengths
 from train.data.rows import Row, collate, packed_row, shared_row
-from train.distributed import Team, join
+from train.distributed import ALONE, Team, join
 from train.lora import LoraConfig, attach, pack
 from train.models.features import Features
 from train.models.forward import learned_logits
@@ -149,7 +149,7 @@ def _step(
     optimizer: Any,
     rate: float,
     config: SftConfig,
-    team: Team = Team(),  # noqa: B008
+    team: Team = ALONE,
 ) -> tuple[float, int]:
     power, micro = config.length_power, config.micro_rows
     model.train()

@@ -169,6 +169,7 @@ def train(
     """
     from appliance.jobs.common import latest
     from appliance.jobs.learn import train as learn
+    from train.distributed import here
     from train.lora import LoraConfig
     from train.models.directory import check_directory
     from train.sft import SftConfig
@@ -187,6 +188,8 @@ def train(
             )
             return
         run = learn(desk, model_dir, config, rehearse)
+    if not here().first:
+        return  # of several processes one speaks
     emit(
         settings,
         {"run": run.id, **run.result},
