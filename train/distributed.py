@@ -44,17 +44,17 @@ class Team:
         return list(rows[self.rank :: self.size])
 
     def sum_gradients(self, weights: Iterable[Any]) -> None:
-        """Make every process's gradients the sum of all; a process without rows gives zeros."""
+        """Make every process's gradients the sum of all; a process without rows adds nothing."""
         if self.size == 1:
             return
         learning = list(weights)
-        for weight in learning:
-            if weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
-        whole = torch.cat([weight.grad.flatten() for weight in learning])
+        has = torch.tensor([float(w.grad is not None) for w in learning], device=learning[0].device)
+        parts = [torch.zeros_like(w) if w.grad is None else w.grad for w in learning]
+        whole = torch.cat([part.flatten() for part in parts] + [has])
         distributed.all_reduce(whole)
-        for weight, part in zip(learning, whole.split([w.numel() for w in learning]), strict=True):
-            weight.grad.copy_(part.view_as(weight))
+        *summed, has = whole.split([*(w.numel() for w in learning), len(learning)])
+        for weight, part, some in zip(learning, summed, has.tolist(), strict=True):
+            weight.grad = part.view_as(weight).clone() if some else None  # as where one process has seen no image
 
     def summed(self, value: float, device: Any = "cpu") -> float:
         """The sum of a number over all processes.

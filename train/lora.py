@@ -1,6 +1,7 @@
 """LoRA adapters: attached to the language Linears by a root-anchored pattern, kept as one safetensors file."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -27,6 +28,8 @@ class LoraConfig:
     """Scale: the update is alpha / r times B A."""
     dropout: float = 0.0
     """Dropout before A while training; 0 for GRPO, whose rollouts must come from the trained policy."""
+    vision: bool = False
+    """On the vision tower and the projector, too. Features are then computed in every step, with gradients."""
 
 
 def attach(loaded: Loaded, config: LoraConfig, adapter: bytes | None = None) -> Any:
@@ -46,12 +49,12 @@ def attach(loaded: Loaded, config: LoraConfig, adapter: bytes | None = None) -> 
                 where=str(loaded.directory),
                 hint="give the --model that it was trained on; see `cloche models`",
             )
-        config = LoraConfig(described["r"], described["alpha"], config.dropout)
+        config = LoraConfig(described["r"], described["alpha"], config.dropout, bool(described.get("vision")))
     wanted = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules=loaded.family.lora_targets,
+        target_modules=targets(loaded, config.vision),
         task_type="CAUSAL_LM",
     )
     model = peft.get_peft_model(loaded.model, wanted, autocast_adapter_dtype=True)
@@ -72,6 +75,18 @@ def attach(loaded: Loaded, config: LoraConfig, adapter: bytes | None = None) -> 
     return model
 
 
+def targets(loaded: Loaded, vision: bool = False) -> str:
+    """Pattern of the Linears that take LoRA: the language model's, and with ``vision`` the tower's and projector's."""
+    family = loaded.family
+    if not vision:
+        return family.lora_targets
+    seeing = family.vision_lora_targets or "|".join(
+        re.escape(name) for name, module in loaded.model.named_modules()
+        if isinstance(module, torch.nn.Linear) and any(f"{name}.".startswith(f"{v}.") for v in family.vision)
+    )  # fmt: skip
+    return f"({family.lora_targets})|({seeing})"
+
+
 def detach(model: Any) -> None:
     """Take the adapter off again; the base model is as it was."""
     model.unload()
@@ -89,7 +104,7 @@ def pack(model: Any, config: LoraConfig, base_digest: str) -> bytes:
         "rslora": False,
         "base_digest": base_digest,
         "dropout": asdict(config)["dropout"],
-    }
+    } | ({"vision": True} if config.vision else {})
     return save(tensors, metadata={METADATA: json.dumps(described)})
 
 

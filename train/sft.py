@@ -22,7 +22,7 @@ from train.data.limits import check_lengths
 from train.data.rows import Row, collate, packed_row, shared_row
 from train.distributed import ALONE, Team, join
 from train.lora import LoraConfig, attach, pack
-from train.models.features import Features
+from train.models.features import Features, cost_of_live
 from train.models.forward import learned_logits
 from train.models.loading import Loaded
 
@@ -82,6 +82,7 @@ def run_sft(
     """
     team = join()
     store, progress, on_step = team.store(store), team.only_first(progress), team.only_first(on_step)
+    features = features.live() if config.lora.vision else features
     torch.manual_seed(config.seed)
     rows = rows_of(loaded, conversations, features)
     if not rows:
@@ -94,6 +95,10 @@ def run_sft(
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = _optimizer(weights, config, loaded.device)
     plan = list(_plan(len(rows), config))
+    if config.lora.vision:
+        progress(
+            0, len(plan), f"steps; the tower learns, too: {_times(loaded, features, rows, config):.1f} times the work"
+        )
     try:
         first, metrics = restore(store, model, optimizer)
         team.same(weights)
@@ -115,6 +120,14 @@ def run_sft(
         return Trained(pack(model, config.lora, loaded.digest), tuple(metrics))
     finally:
         model.unload()
+
+
+def _times(loaded: Loaded, features: Features, rows: list[tuple[Row, tuple[str, ...]]], config: SftConfig) -> float:
+    images = [name for row, _ in rows for name, _, _ in row.images]
+    if not images:
+        return 1.0
+    fitted = loaded.family.fitted(features.image(images[0]))
+    return cost_of_live(loaded, fitted, len(images), sum(len(row.ids) for row, _ in rows), config.epochs)
 
 
 def rows_of(

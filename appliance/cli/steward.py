@@ -154,11 +154,19 @@ def synth(
     show_default=True,
     help="Questions about drawn general pictures mixed in, against forgetting.",
 )
+@click.option("--train-vision", is_flag=True, help="LoRA on vision tower and projector, too; no features once then.")
 @_DRY
 @json_option
 @click.pass_obj
 def train(
-    settings: Settings, model_dir: Path, epochs: int, rank: int, learning_rate: float, rehearse: int, dry_run: bool
+    settings: Settings,
+    model_dir: Path,
+    epochs: int,
+    rank: int,
+    learning_rate: float,
+    rehearse: int,
+    train_vision: bool,
+    dry_run: bool,
 ) -> None:
     """Teach a model the newest synthetic tasks: single-stage QLoRA, 4-bit base, features once.
 
@@ -174,7 +182,7 @@ def train(
     from train.models.directory import check_directory
     from train.sft import SftConfig
 
-    config = SftConfig(epochs=epochs, learning_rate=learning_rate, lora=LoraConfig(rank, 2 * rank))
+    config = SftConfig(epochs=epochs, learning_rate=learning_rate, lora=LoraConfig(rank, 2 * rank, vision=train_vision))
     with open_vault(settings, "steward") as opened, _desk(opened, "training") as desk:
         check_directory(model_dir)
         if dry_run:
@@ -184,7 +192,8 @@ def train(
             emit(
                 settings,
                 {"tasks": source.result["tasks"], "steps": steps},
-                f"would take {steps} steps over {source.result['tasks']} tasks, NF4 base, rank {rank}",
+                f"would take {steps} steps over {source.result['tasks']} tasks, NF4 base, rank {rank}"
+                + train_vision * "; the tower is asked in every step, forward and back, not once",
             )
             return
         run = learn(desk, model_dir, config, rehearse)

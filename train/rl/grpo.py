@@ -126,7 +126,8 @@ def run_grpo(
             where="align",
             hint="run `cloche synth` first",
         )
-    shape = LoraConfig(*(unpack(adapter)[1][k] for k in ("r", "alpha")))
+    described = unpack(adapter)[1]  # a tower that was trained stays as it is: its features are kept here
+    shape = LoraConfig(described["r"], described["alpha"], vision=bool(described.get("vision")))
     model = attach(loaded, shape, adapter)
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], lr=config.learning_rate, weight_decay=0.0
