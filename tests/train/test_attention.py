@@ -1,5 +1,6 @@
 """Attention: every form of the mask says the same, and the whole model computes the same with each."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -154,6 +155,21 @@ def test_a_wrong_block_mask_is_seen(loaded: Any, features: Any) -> None:
     other = replace(batch, segments=torch.where(batch.segments == 2, 1, batch.segments))
     found = states_of(loaded, features, batch, attention.mask_for(other, "blocks"))
     assert float((found - wanted).abs().max()) > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++: torch compiles a kernel for the CPU with it")
+def test_a_kernel_that_walks_the_blocks_computes_the_same() -> None:
+    """The uncompiled one asks only the rule of each pair; a kernel leaves out blocks, and does not ask in full ones."""
+    torch.manual_seed(0)
+    row = [PREFIX] * 200 + [k for k in range(1, 6) for _ in range(90)]
+    other = [PREFIX] * 10 + [k for k in range(1, 4) for _ in range(150)] + [-1] * 190
+    found = torch.tensor([row, other])
+    query, key, value = (torch.randn(2, heads, len(row), 16) for heads in (4, 2, 2))
+    wanted = F.scaled_dot_product_attention(query, key, value, attn_mask=attention.dense(found), enable_gqa=True)
+    out = attention._fused()(query, key, value, block_mask=attention.blocks(found), enable_gqa=True)
+    torch.testing.assert_close(out, wanted, rtol=1e-5, atol=1e-5)
 
 
 def gradients(loaded: Any, features: Any, batch: Batch, kind: attention.Kind) -> tuple[float, dict[str, torch.Tensor]]:
