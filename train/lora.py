@@ -1,6 +1,7 @@
 """LoRA adapters: attached to the language Linears by a root-anchored pattern, kept as one safetensors file."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -29,6 +30,8 @@ class LoraConfig:
     """Dropout before A while training; 0 for GRPO, whose rollouts must come from the trained policy."""
     rslora: bool = False
     """Scale by alpha / sqrt(r) (arXiv 2312.03732). Off: programs that read adapters beside a model know alpha / r."""
+    vision: bool = False
+    """On the vision tower and the projector, too. Features are then computed in every step, with gradients."""
 
     def __post_init__(self) -> None:
         """Raises: BadInput naming the flag that is out of bounds."""
@@ -44,7 +47,9 @@ class LoraConfig:
     def of(cls, adapter: bytes, dropout: float = 0.0) -> "LoraConfig":
         """The shape of a packed adapter. Raises BadInput where the bytes are none."""
         described = unpack(adapter)[1]
-        return cls(described["r"], described["alpha"], dropout, bool(described.get("rslora")))
+        return cls(
+            described["r"], described["alpha"], dropout, bool(described.get("rslora")), bool(described.get("vision"))
+        )
 
 
 def attach(loaded: Loaded, config: LoraConfig, adapter: bytes | None = None) -> Any:
@@ -70,7 +75,7 @@ def attach(loaded: Loaded, config: LoraConfig, adapter: bytes | None = None) -> 
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         use_rslora=config.rslora,
-        target_modules=loaded.family.lora_targets,
+        target_modules=targets(loaded, config.vision),
         task_type="CAUSAL_LM",
     )
     model = peft.get_peft_model(loaded.model, wanted, autocast_adapter_dtype=True)
@@ -91,6 +96,18 @@ def attach(loaded: Loaded, config: LoraConfig, adapter: bytes | None = None) -> 
     return model
 
 
+def targets(loaded: Loaded, vision: bool = False) -> str:
+    """Pattern of the Linears that take LoRA: the language model's, and with ``vision`` the tower's and projector's."""
+    family = loaded.family
+    if not vision:
+        return family.lora_targets
+    seeing = family.vision_lora_targets or "|".join(
+        re.escape(name) for name, module in loaded.model.named_modules()
+        if isinstance(module, torch.nn.Linear) and any(f"{name}.".startswith(f"{v}.") for v in family.vision)
+    )  # fmt: skip
+    return f"({family.lora_targets})|({seeing})"
+
+
 def detach(model: Any) -> None:
     """Take the adapter off again; the base model is as it was."""
     model.unload()
@@ -108,7 +125,7 @@ def pack(model: Any, config: LoraConfig, base_digest: str) -> bytes:
         "rslora": config.rslora,
         "base_digest": base_digest,
         "dropout": asdict(config)["dropout"],
-    }
+    } | ({"vision": True} if config.vision else {})
     return save(tensors, metadata={METADATA: json.dumps(described)})
 
 

@@ -19,10 +19,12 @@ from train.checkpoints import Checkpoint, Store, restore, snapshot
 from train.data.limits import check_lengths
 from train.data.mix import as_turns, divided, staged
 from train.data.rows import packed_row, shared_row
+from train.distributed import join
 from train.heldout import Watch
 from train.lora import attach, pack
 from train.memory import peak_mb, reset_peak
-from train.models.features import Features
+from train.models.devices import gpu_may_be_lost
+from train.models.features import Features, cost_of_live
 from train.models.loading import Loaded
 from train.probe import Asked, exact_matches, questions_of
 from train.recompute import recomputing
@@ -68,6 +70,15 @@ class _Material:
         """The rows of a step."""
         return [self.samples[number] for number in self.plan[step].rows]
 
+    def times_of_live(self, learner: Learner) -> float:
+        """How many times the work of features once it is to train the tower, too."""
+        images = [name for row, _ in self.samples for name, _, _ in row.images]
+        if not images:
+            return 1.0
+        fitted = learner.loaded.family.fitted(learner.features.image(images[0]))
+        tokens = sum(len(row.ids) for row, _ in self.samples)
+        return cost_of_live(learner.loaded, fitted, len(images), tokens, learner.config.epochs)
+
 
 def run_sft(
     loaded: Loaded,
@@ -93,15 +104,21 @@ def run_sft(
         EnvironmentProblem: memory runs out over a single row.
         Refused: the store's checkpoint is that of another run.
     """
+    team = join()
+    store, progress, on_step = team.store(store), team.only_first(progress), team.only_first(on_step)
+    features = features.live() if config.lora.vision else features
     torch.manual_seed(config.seed)
     material = _material(loaded, conversations, features, config, groups, tell)
     belongs = _digest(material)
     model = attach(loaded, config.lora)
-    learner, watch = Learner(loaded, model, features, config, tell), Watch(config.patience)
+    learner, watch = Learner(loaded, model, features, config, tell, team), Watch(config.patience)
     steps = len(material.plan)
+    if config.lora.vision:
+        tell(f"the tower learns, too: {material.times_of_live(learner):.1f} times the work of features once")
     try:
-        with recomputing(loaded, config.gradient_checkpointing):
+        with gpu_may_be_lost("train"), recomputing(loaded, config.gradient_checkpointing):
             at = restore(store, model, learner.optimizer, belongs, tell)
+            team.same(learner.weights)
             metrics = list(at.metrics)
             learner.resume(at.state.get("learner", {}))
             watch.resume(at.state.get("watch", {}), dict(at.best))

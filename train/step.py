@@ -9,6 +9,7 @@ import torch
 
 from audit.errors import BadInput
 from train.data.rows import Batch, Row, collate
+from train.distributed import ALONE, Team
 from train.loss import answer_loss, token_weights
 from train.memory import Fitting
 from train.models.features import Features
@@ -45,11 +46,19 @@ class Learner:
         features: of the images.
         config: how to train.
         tell: told what a person should know.
+        team: the processes that share each step's rows.
     """
 
     def __init__(
-        self, loaded: Loaded, model: Any, features: Features, config: SftConfig, tell: Callable[[str], None]
+        self,
+        loaded: Loaded,
+        model: Any,
+        features: Features,
+        config: SftConfig,
+        tell: Callable[[str], None],
+        team: Team = ALONE,
     ) -> None:
+        self.team = team
         self.loaded, self.model, self.features, self.config, self.tell = loaded, model, features, config, tell
         self.weights = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = optimizer_of(self.weights, config, loaded.device)
@@ -75,7 +84,7 @@ class Learner:
         """
         seed = self.config.seed + 1_000_003 * (step + 1)  # of dropout and noise: a resumed step draws the same
         try:
-            found = self.gradients(samples, seed)
+            found = self._of_all(self.gradients(samples, seed), samples)
             norm = float(torch.nn.utils.clip_grad_norm_(self.weights, self.config.max_grad_norm))
             row = {"rate": rate, "tokens": found.learned, "all_tokens": found.tokens, "micro_rows": self.fitting.rows}
             if found.bad or not np.isfinite(norm):
@@ -107,18 +116,31 @@ class Learner:
         ordered = sorted(enumerate(samples), key=lambda pair: len(pair[1][0].ids))
         return self.fitting.do(len(samples), lambda rows: self._pass(ordered, rows, seed), self.forget)
 
+    def _of_all(self, found: Gradients, samples: Sequence[Sample]) -> Gradients:
+        """What all processes found together; nothing is added where there is one."""
+        if self.team.size == 1:
+            return found
+        self.team.sum_gradients(self.weights)
+        device = self.loaded.device
+        learned = int(self.team.summed(found.learned, device))
+        loss = self.team.summed(found.loss * found.learned, device) / max(1, learned)
+        elsewhere = self.team.summed(len(found.bad), device) and not found.bad
+        bad = tuple(sorted({r for _, records in samples for r in records})) if elsewhere else found.bad
+        return Gradients(loss, learned, found.tokens, bad)
+
     def forget(self) -> None:
         """Drop the gradients."""
         self.optimizer.zero_grad(set_to_none=True)
         self.model.eval()
 
     def _pass(self, ordered: Sequence[tuple[int, Sample]], rows: int, seed: int) -> Gradients:
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + self.team.rank)
         self.model.train()
         total = sum(_weight(sample[0], self.config.length_power) for _, sample in ordered)
+        mine = self.team.share(ordered)  # what is divided by is the whole step's
         summed, learned, bad = torch.zeros((), device=self.loaded.device), 0, set()
-        for start in range(0, len(ordered), rows):
-            part = ordered[start : start + rows]
+        for start in range(0, len(mine), rows):
+            part = mine[start : start + rows]
             batch = self._batch([sample[0] for _, sample in part])
             each = self._backward(batch, total, [f"{seed} {number}" for number, _ in part])
             summed, learned = summed + each.sum(), learned + len(each)

@@ -162,6 +162,7 @@ def synth(
     help="Questions about drawn general pictures mixed in, against forgetting.",
 )
 @_CACHE
+@click.option("--train-vision", is_flag=True, help="LoRA on vision tower and projector, too; no features once then.")
 @_DRY
 @json_option
 @click.pass_obj
@@ -173,6 +174,7 @@ def train(
     learning_rate: float,
     rehearse: int,
     feature_cache_gb: float,
+    train_vision: bool,
     dry_run: bool,
 ) -> None:
     """Teach a model the newest synthetic tasks: single-stage QLoRA, 4-bit base, features once.
@@ -184,11 +186,12 @@ def train(
     """
     from appliance.jobs.common import latest
     from appliance.jobs.learn import train as learn
+    from train.distributed import here
     from train.lora import LoraConfig
     from train.models.directory import check_directory
     from train.sft import SftConfig
 
-    config = SftConfig(epochs=epochs, learning_rate=learning_rate, lora=LoraConfig(rank, 2 * rank))
+    config = SftConfig(epochs=epochs, learning_rate=learning_rate, lora=LoraConfig(rank, 2 * rank, vision=train_vision))
     with open_vault(settings, "steward") as opened, _desk(opened, "training") as desk:
         check_directory(model_dir)
         if dry_run:
@@ -198,10 +201,13 @@ def train(
             emit(
                 settings,
                 {"tasks": source.result["tasks"], "steps": steps},
-                f"would take {steps} steps over {source.result['tasks']} tasks, NF4 base, rank {rank}",
+                f"would take {steps} steps over {source.result['tasks']} tasks, NF4 base, rank {rank}"
+                + train_vision * "; the tower is asked in every step, forward and back, not once",
             )
             return
         run = learn(desk, model_dir, config, rehearse, feature_cache_gb)
+    if not here().first:
+        return  # of several processes one speaks
     emit(
         settings,
         {"run": run.id, **run.result},

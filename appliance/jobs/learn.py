@@ -28,6 +28,7 @@ from audit.conversation import Turn
 from audit.models import store_model
 from audit.rows import NewObject, Record, Run
 from synth.triplet import PRECISE
+from train.distributed import ALONE, Team, join
 from train.gguf.files import digest_of
 from train.lora import stamped
 from train.models.features import Features, features_key
@@ -43,10 +44,14 @@ def train(
 ) -> Run:
     """Train an adapter on the newest synth run's conversations; goes on from its checkpoint where it was cut off.
 
+    Where `accelerate launch` started several processes, each opens what it reads itself, so that the log names every
+    reading; the first alone begins and finishes the run, tells its steps, and keeps checkpoints and the adapter.
+
     Args:
         rehearse: questions about drawn general pictures that are mixed in, against forgetting.
         feature_cache_gb: disk for the tower's outputs, in GB; the adapter is the same with any.
     """
+    team = join()
     source = latest(desk, "synth")
     conversations = str(source.result["conversations"])
     settings = as_config(config, synth=source.id, base=digest_of(model_dir), rehearse=rehearse)
@@ -56,14 +61,17 @@ def train(
     talks = conversations_of(desk, source, "train")
     images = sorted({i for t in talks for i in t.images})
     members = [conversations, *images, *members_of(_records(desk, (t.record for t in talks)))]
-    run = begin(desk, "train", settings, config.seed, root_of(desk, members), [conversations])
+    begun = begin(desk, "train", settings, config.seed, root_of(desk, members), [conversations]) if team.first else None
+    run = begun or desk.vault.catalogue.run(team.heard())
+    if begun:
+        team.say(begun.id)
     general, drawn = rehearsal(rehearse)
     loaded = load(model_dir, "nf4")
     steps = StepEvents(desk, run, members, resumed=before == run)
     store = VaultStore(desk, run, steps.flush, config.keep_checkpoints)
     cached = FeatureCache(desk, run, features_key(loaded), uses_in_training(talks, config.epochs), feature_cache_gb)
     patients = {record.id: record.patient for record in _records(desk, (t.record for t in talks))}
-    with desk.vault.use([conversations, *images], RESEARCH, desk.actor, "train", _told(run)) as opened, cached:
+    with desk.vault.use([conversations, *images], RESEARCH, desk.actor, "train", _told(run, team)) as opened, cached:
         stored = images_in(opened)
         features = Features(loaded, lambda name: drawn[name] if name in drawn else stored(name), store=cached)
         trained = run_sft(
@@ -71,7 +79,11 @@ def train(
         )
         steps.flush()
     parents = [conversations, *images]
-    return _keep(desk, run, store, trained.adapter, trained.metrics, parents, {"base": loaded.digest, "parent": ""})
+    if not team.first:
+        return desk.vault.catalogue.run(team.heard())
+    done = _keep(desk, run, store, trained.adapter, trained.metrics, parents, {"base": loaded.digest, "parent": ""})
+    team.say(done.id)
+    return done
 
 
 def align(
@@ -137,9 +149,9 @@ def _records(desk: Desk, names: Iterable[str]) -> list[Record]:
     return [desk.vault.catalogue.record(name) for name in sorted(set(names)) if name]
 
 
-def _told(run: Run) -> dict[str, str]:
-    """What the event of a run's use says of the run."""
-    return {"run": run.id, "manifest": run.manifest_root}
+def _told(run: Run, team: Team = ALONE) -> dict[str, str | int]:
+    """What the event of a run's use says of the run, and of which of several processes."""
+    return {"run": run.id, "manifest": run.manifest_root} | ({"process": team.rank} if team.size > 1 else {})
 
 
 class Completions:

@@ -92,8 +92,6 @@ class Batch:
     """(B, T) int64."""
     positions: torch.Tensor
     """(3, B, T) int64."""
-    mask: torch.Tensor
-    """(B, 1, T, T) bool: True where attention is allowed."""
     sources: torch.Tensor
     """(N,) int64 flat places (row * T + place) whose hidden states predict the learned tokens."""
     targets: torch.Tensor
@@ -107,11 +105,13 @@ class Batch:
     placed: tuple[Placed, ...]
     """Where each of ``images`` stands."""
     segments: torch.Tensor
-    """(B, T) int64: 0 in a row's shared prefix, k in branch k, -1 in padding."""
+    """(B, T) int64: 0 in a row's shared prefix, k in branch k, -1 in padding; says who may look at whom."""
+    shared: bool
+    """Whether several branches of a row share its prefix; else each row is plain causal pieces, end to end."""
 
 
 def collate(rows: Sequence[Row], pad: int, device: torch.device | str = "cpu") -> Batch:
-    """Pad rows to one length and state who may look at whom."""
+    """Pad rows to one length; `attention.mask_for` says from the segments who may look at whom."""
     width = max(len(row.ids) for row in rows)
     ids = np.full((len(rows), width), pad, np.int64)
     positions = np.zeros((3, len(rows), width), np.int64)
@@ -129,9 +129,6 @@ def collate(rows: Sequence[Row], pad: int, device: torch.device | str = "cpu") -
         for image, start, _ in row.images:
             images.append(image)
             placed.append(Placed(r, start, int(row.segments[start])))
-    segment = torch.from_numpy(segments)
-    same = (segment[:, :, None] == segment[:, None, :]) | (segment[:, None, :] == PREFIX)
-    mask = torch.tril(same) | torch.eye(width, dtype=torch.bool)
 
     def joined(parts: list[np.ndarray]) -> torch.Tensor:
         whole = torch.from_numpy(np.concatenate(parts)) if parts else torch.zeros(0, dtype=torch.long)
@@ -140,12 +137,12 @@ def collate(rows: Sequence[Row], pad: int, device: torch.device | str = "cpu") -
     return Batch(
         torch.from_numpy(ids).to(device),
         torch.from_numpy(positions).to(device),
-        mask[:, None].to(device),
         joined(sources),
         joined(targets),
         joined(owners),
         joined(places),
         tuple(images),
         tuple(placed),
-        segment.to(device),
+        torch.from_numpy(segments).to(device),
+        any(bool((row.segments == PREFIX).any()) and int(row.segments.max()) > 1 for row in rows),
     )

@@ -100,6 +100,8 @@ class Family(ABC):
         r"model\.language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
     )
     """Root-anchored pattern of the language Linears that take LoRA."""
+    vision_lora_targets: ClassVar[str] = ""
+    """Root-anchored pattern of the vision Linears that take LoRA where the tower is trained; empty for all of them."""
     closes_image: ClassVar[int] = 0
     """Tokens after an image's expansion that belong to it."""
 
@@ -132,7 +134,7 @@ class Family(ABC):
 
     @abstractmethod
     def features(self, model: Any, fitted: Image.Image) -> Visual:
-        """What the frozen tower says of one fitted image, computed alone, without gradients."""
+        """What the tower says of one fitted image, computed alone; the caller says whether with gradients."""
 
     def positions(self, length: int, images: Sequence[tuple[int, Grid]]) -> np.ndarray:
         """Positions.
@@ -148,7 +150,7 @@ class Family(ABC):
         self,
         inner: Any,
         embeds: torch.Tensor,
-        mask: torch.Tensor,
+        mask: Any,
         positions: torch.Tensor,
         sight: Sight,
         cache: Any = None,
@@ -158,7 +160,7 @@ class Family(ABC):
         Args:
             inner: the transformers model.
             embeds: (B, T, D).
-            mask: (B, 1, T, T) bool, or (B, S) of 0 and 1 while generating, S counting what the cache holds.
+            mask: of `attention.mask_for`, or (B, S) of 0 and 1 while generating, S counting what the cache holds.
             positions: (3, B, T).
             sight: the images of this pass; none of them where the cache already holds them.
             cache: a transformers cache that is read and written, or None.

@@ -74,6 +74,10 @@ class Features:
         """What the tower says of several images, one after the other; None for none."""
         return Visual.joined(self.of(i) for i in image_ids)
 
+    def live(self) -> "Features":
+        """The same images for a tower that learns: computed anew at each use, with gradients, and never kept."""
+        return Live(self.loaded, self.image)
+
     def _fitted(self, image_id: str) -> Image.Image:
         """The fitted image; the last one is at hand, as its features are often asked for after its grid."""
         if self._last is None or self._last[0] != image_id:
@@ -92,7 +96,9 @@ class Features:
         return found
 
     def _computed(self, image_id: str) -> Visual:
-        found = _moved(self.loaded.family.features(self.loaded.model, self._fitted(image_id)), torch.device("cpu"))
+        with torch.no_grad():
+            said = self.loaded.family.features(self.loaded.model, self._fitted(image_id))
+        found = _moved(said, torch.device("cpu"))
         self.computed += 1
         if self.store and self.store.wants(image_id):
             self.store.put(image_id, packed(found, self.grid(image_id), self._about(image_id)))
@@ -174,3 +180,41 @@ def _moved(visual: Visual, device: torch.device) -> Visual:
         return visual
     deep = 1 + len(visual.deep)
     return Visual(tensors[0], tuple(tensors[1:deep]), tuple(tensors[deep:]))
+
+
+class Live(Features):
+    """Visual tokens that gradients go through, in place of features once."""
+
+    def of(self, image_id: str) -> Visual:
+        """What the tower says of an image, now."""
+        self.computed += 1
+        return self.loaded.family.features(self.loaded.model, self._fitted(image_id))
+
+    def stack(self, image_ids: Iterable[str]) -> Visual | None:
+        """See Features; an image that occurs twice is computed once."""
+        names = list(image_ids)
+        seen = {name: self.of(name) for name in dict.fromkeys(names)}
+        return Visual.joined(seen[name] for name in names)
+
+
+def cost_of_live(loaded: Loaded, fitted: Image.Image, images: int, tokens: int, epochs: int) -> float:
+    """How many times the work of features once it is to train the tower, too.
+
+    The tower's forward is counted on one image; a frozen Linear that passes gradients on costs its forward twice.
+
+    Args:
+        fitted: an image as the tower sees it.
+        images: images in an epoch.
+        tokens: tokens that the language model reads in an epoch.
+        epochs: passes over the data.
+    Source: 2 FLOPs a weight and token, arXiv 2001.08361, section 2.1.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        loaded.family.features(loaded.model, fitted)
+    tower = images * counter.get_total_flops()
+    inside = loaded.model.get_submodule(loaded.family.language).modules()
+    weights = sum(m.in_features * m.out_features for m in inside if isinstance(m, torch.nn.Linear))
+    language = 2 * weights * tokens
+    return epochs * 2 * (language + tower) / (epochs * 2 * language + tower)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from train.data.rows import Batch
+from train.models.attention import kind_for, mask_for
 from train.models.family import Family, Sight, Visual
 
 
@@ -30,7 +31,9 @@ def hidden_states(family: Family, model: Any, batch: Batch, visual: Visual | Non
     """
     inner = core(model)
     sight = Sight(visual, batch.image_places, batch.placed, batch.segments)
-    states = family.read(inner, embedded(inner, batch.ids, sight), batch.mask, batch.positions, sight)
+    embeds = embedded(inner, batch.ids, sight)
+    mask = mask_for(batch, kind_for(embeds, batch.shared))
+    states = family.read(inner, embeds, mask, batch.positions, sight)
     return states.reshape(-1, states.shape[-1])
 
 

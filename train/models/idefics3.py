@@ -121,9 +121,8 @@ class Idefics3(Family):
         """
         inner = model.model
         tiles = torch.from_numpy(self.tiles(fitted)).to(model.device, inner.vision_model.dtype)
-        with torch.no_grad():
-            states = inner.vision_model(pixel_values=tiles).last_hidden_state  # (N, patches, D of the tower)
-            runs: torch.Tensor = inner.connector(states)  # (N, run, D)
+        states = inner.vision_model(pixel_values=tiles).last_hidden_state  # (N, patches, D of the tower)
+        runs: torch.Tensor = inner.connector(states)  # (N, run, D)
         return Visual(runs.flatten(0, 1))
 
     def tiles(self, fitted: Image.Image) -> np.ndarray:

@@ -104,16 +104,15 @@ class LlavaNext(Family):
         The tower reads all tiles of this one image at once and nothing else, so the same image gives the same bits.
         """
         inner = model.model
-        with torch.no_grad():
-            pixels = torch.from_numpy(self.tiles(fitted)).to(model.device, inner.vision_tower.dtype)
-            states = inner.vision_tower(pixels, output_hidden_states=list(self.layers)).hidden_states
-            chosen = torch.cat([states[layer] for layer in self.layers], -1)[:, int(self.drops_first) :]
-            whole, tiles = inner.multi_modal_projector(chosen).split((1, len(pixels) - 1))
-            top, left, rows, columns = self._unpadded(fitted)
-            mosaic = tiles.view(rows // self.side, columns // self.side, self.side, self.side, -1)
-            mosaic = mosaic.transpose(1, 2).reshape(rows, columns, -1)[top : rows - top, left : columns - left]
-            newline = inner.image_newline.to(mosaic).expand(len(mosaic), 1, -1)
-            return Visual(torch.cat((whole[0], torch.cat((mosaic, newline), 1).flatten(0, 1))))
+        pixels = torch.from_numpy(self.tiles(fitted)).to(model.device, inner.vision_tower.dtype)
+        states = inner.vision_tower(pixels, output_hidden_states=list(self.layers)).hidden_states
+        chosen = torch.cat([states[layer] for layer in self.layers], -1)[:, int(self.drops_first) :]
+        whole, tiles = inner.multi_modal_projector(chosen).split((1, len(pixels) - 1))
+        top, left, rows, columns = self._unpadded(fitted)
+        mosaic = tiles.view(rows // self.side, columns // self.side, self.side, self.side, -1)
+        mosaic = mosaic.transpose(1, 2).reshape(rows, columns, -1)[top : rows - top, left : columns - left]
+        newline = inner.image_newline.to(mosaic).expand(len(mosaic), 1, -1)
+        return Visual(torch.cat((whole[0], torch.cat((mosaic, newline), 1).flatten(0, 1))))
 
     def end_of_text(self, tokenizer: Any) -> str:
         """Llama 3's own token where there is one; else the token that ends a sequence."""

@@ -11,6 +11,7 @@ from torch import nn
 from audit.errors import BadInput, IntegrityFailure
 from train.data.encode import Encoder
 from train.gguf.files import digest_of
+from train.models import attention
 from train.models.chat import chat_template_of
 from train.models.devices import computed_in, placed
 from train.models.directory import FAMILIES, check_directory, check_vocabulary, processor_of
@@ -80,6 +81,7 @@ def load(
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    attention.register()
     kind = check_directory(directory)["model_type"]
     if precision not in get_args(Precision):
         raise BadInput(
@@ -96,7 +98,7 @@ def load(
             dtype=compute,
             quantization_config=_quantisation(family_class, precision, compute),
             device_map={"": place},
-            attn_implementation="sdpa",
+            attn_implementation={"": "sdpa", "text_config": attention.NAME, "vision_config": "sdpa"},
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,

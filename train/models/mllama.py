@@ -122,9 +122,8 @@ class Mllama(Family):
         padded[0, 0, : len(tiles)] = torch.from_numpy(np.ascontiguousarray(tiles, np.float32))
         shape = torch.tensor([[_shapes(self.tower_tiles).index((rows, columns)) + 1]], device=device)
         real = (torch.arange(self.tower_tiles, device=device) < rows * columns).long()[None, None]
-        with torch.no_grad():
-            seen = model.model.vision_model(padded.to(device), aspect_ratio_ids=shape, aspect_ratio_mask=real)
-            states = model.model.multi_modal_projector(seen.last_hidden_state[0, 0, : self.tiles])  # (tiles, P, D)
+        seen = model.model.vision_model(padded.to(device), aspect_ratio_ids=shape, aspect_ratio_mask=real)
+        states = model.model.multi_modal_projector(seen.last_hidden_state[0, 0, : self.tiles])  # (tiles, P, D)
         own = states[: rows * columns].flatten(0, 1)
         return Visual(own[:0].clone(), cross=(own.clone(), states[rows * columns :].flatten(0, 1).clone()))
 
@@ -132,7 +131,7 @@ class Mllama(Family):
         self,
         inner: Any,
         embeds: torch.Tensor,
-        mask: torch.Tensor,
+        mask: Any,
         positions: torch.Tensor,
         sight: Sight,
         cache: Any = None,

@@ -40,6 +40,7 @@ class Qwen2VL(Family):
 
     model_type: ClassVar = "qwen2_vl"
     vision: ClassVar = ("model.visual",)
+    vision_lora_targets: ClassVar = r"model\.visual\.(blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])|merger\.mlp\.[02])"
     closes_image: ClassVar = 1  # <|vision_end|>
 
     @classmethod
@@ -92,8 +93,7 @@ class Qwen2VL(Family):
 
     def features(self, model: Any, fitted: Image.Image) -> Visual:
         """The merged patches (rows * columns, D) of one fitted image."""
-        with torch.no_grad():
-            return Visual(self.tower(model, fitted).pooler_output)
+        return Visual(self.tower(model, fitted).pooler_output)
 
     def tower(self, model: Any, fitted: Image.Image) -> Any:
         """What transformers' vision tower returns of one fitted image."""
@@ -125,7 +125,7 @@ class Qwen2VL(Family):
         self,
         inner: Any,
         embeds: torch.Tensor,
-        mask: torch.Tensor,
+        mask: Any,
         positions: torch.Tensor,
         sight: Sight,
         cache: Any = None,

@@ -34,15 +34,14 @@ class Qwen3VL(Qwen2VL):
 
     def features(self, model: Any, fitted: Image.Image) -> Visual:
         """The merged patches (rows * columns, D) of one fitted image, and as many of each deepstack layer."""
-        with torch.no_grad():
-            said = self.tower(model, fitted)
+        said = self.tower(model, fitted)
         return Visual(said.pooler_output, tuple(said.deepstack_features))
 
     def read(
         self,
         inner: Any,
         embeds: torch.Tensor,
-        mask: torch.Tensor,
+        mask: Any,
         positions: torch.Tensor,
         sight: Sight,
         cache: Any = None,

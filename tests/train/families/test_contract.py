@@ -209,6 +209,21 @@ def test_shared_packed_and_padded_rows_teach_the_same(one: Opened, images: int) 
             assert float(apart) <= share * float(torch.linalg.vector_norm(gradient)) + 1e-9, (name, weight)
 
 
+def test_a_tower_that_learns_gets_gradients(one: Opened) -> None:
+    """Through whatever the tower hands to the language model; off by default, and the pattern is root-anchored."""
+    model = attach(one.loaded, LoraConfig(2, 4, vision=True))
+    try:
+        batch = collate([shared_row(encoded(one, one.names[0]))], one.loaded.tokenizer.pad_token_id)
+        visual = one.features.live().stack(batch.images)
+        learned_logits(one.loaded.family, model, batch, visual).logsumexp(-1).sum().backward()
+        roots = tuple(f"base_model.model.{v}." for v in one.loaded.family.vision)
+        seeing = {n: p.grad for n, p in model.named_parameters() if n.startswith(roots) and ".lora_B." in n}
+        reached = [n for n, gradient in seeing.items() if gradient is not None and float(gradient.abs().max()) > 0]
+        assert len(reached) >= len(seeing) // 2 > 0  # a family may leave its last layers unread
+    finally:
+        detach(model)
+
+
 @torch.inference_mode()
 def test_the_loss_stays_what_it_was(one: Opened) -> None:
     logits, batch = logits_of(one, one.loaded.model, [shared_row(encoded(one, n)) for n in one.names])
