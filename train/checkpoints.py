@@ -1,11 +1,16 @@
-"""Checkpoints of a run: adapter, optimizer and metrics in one safetensors blob; never a pickle."""
+"""Checkpoints of a run: adapter, optimizer, metrics and decisions in one safetensors blob; never a pickle.
+
+Randomness, the order of the data and the learning rate are functions of the step, so the step's number keeps them.
+"""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 
+from audit.errors import IntegrityFailure, Refused
 from train.optimizers import pack_state, unpack_state
 
 KEY = "cloche.checkpoint"
@@ -13,13 +18,16 @@ KEY = "cloche.checkpoint"
 
 
 class Store(Protocol):
-    """Where a run's checkpoint is kept: the vault, or memory in tests."""
+    """Where a run's checkpoints are kept: the vault, or memory in tests."""
 
     def save(self, data: bytes) -> None:
-        """Keep ``data`` in place of what was kept before, atomically."""
+        """Keep ``data`` as the last one, atomically."""
 
-    def load(self) -> bytes | None:
-        """What was kept last."""
+    def load(self, back: int = 0) -> bytes | None:
+        """What was kept last, or that many before it; None where there is none.
+
+        Raises: IntegrityFailure where it is there and cannot be read.
+        """
 
 
 @dataclass(frozen=True)
@@ -30,47 +38,100 @@ class Checkpoint:
     """Steps done."""
     metrics: tuple[dict[str, float], ...]
     """Metrics of the steps done."""
+    state: Mapping[str, Any] = field(default_factory=dict)
+    """What else the run goes by, as JSON: rows a forward pass, what was skipped, the held-out losses."""
+    best: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """The adapter's weights where they did best, by name."""
+    belongs: str = ""
+    """Digest of what the run learns from, in which order; another run's checkpoint is refused."""
 
 
 def snapshot(at: Checkpoint, model: Any, optimizer: torch.optim.Optimizer) -> bytes:
-    """Everything that the next step depends on. Randomness is seeded by the step, so none is kept."""
+    """Everything that the next step depends on."""
     from safetensors.torch import save
 
-    tensors = {
-        f"model.{n}": p.detach().cpu().contiguous().clone() for n, p in model.named_parameters() if p.requires_grad
-    }
-    tensors |= {k: v.detach().cpu().contiguous().clone() for k, v in pack_state(optimizer, "optimizer.").items()}
-    return save(tensors, metadata={KEY: json.dumps({"step": at.step, "metrics": at.metrics})})
+    tensors = {f"model.{n}": p for n, p in weights_of(model).items()}
+    tensors |= {f"best.{n}": p for n, p in at.best.items()}
+    tensors |= pack_state(optimizer, "optimizer.")
+    kept = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    note = {"step": at.step, "metrics": at.metrics, "state": dict(at.state), "belongs": at.belongs}
+    return save(kept, metadata={KEY: json.dumps(note)})
 
 
-def restore(store: Store, model: Any, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict[str, float]]]:
-    """Put the store's checkpoint back; returns the next step and the metrics so far."""
+def restore(
+    store: Store,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    belongs: str = "",
+    tell: Callable[[str], None] = lambda what: None,
+) -> Checkpoint:
+    """Put the store's last checkpoint back that can be read; a fresh one where there is none.
+
+    Args:
+        belongs: what the checkpoint must belong to.
+        tell: told where the last one cannot be read.
+    Raises:
+        Refused: the checkpoint is that of a run over other data.
+    """
+    back = 0
+    while True:
+        try:
+            data = store.load(back) if back else store.load()
+            if data is None:
+                return Checkpoint(0, (), belongs=belongs)
+            found, tensors = _read(data)
+            break
+        except IntegrityFailure as error:
+            tell(f"a checkpoint cannot be read: {error.what}; the run goes on from the one before it")
+            back += 1
+    if found.belongs != belongs:
+        raise Refused(
+            "the checkpoint belongs to a run over other data or settings",
+            where="checkpoint",
+            hint="start a new run, or give the data and settings that the run began with",
+        )
+    with torch.no_grad():
+        for name, weight in weights_of(model).items():
+            weight.copy_(tensors[f"model.{name}"])
+    unpack_state(optimizer, tensors, "optimizer.")
+    return found
+
+
+def weights_of(model: Any) -> dict[str, Any]:
+    """What is trained, by name."""
+    return {n: p for n, p in model.named_parameters() if p.requires_grad}
+
+
+def _read(data: bytes) -> tuple[Checkpoint, dict[str, torch.Tensor]]:
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
-    data = store.load()
-    if data is None:
-        return 0, []
-    size = int.from_bytes(data[:8], "little")
-    found = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][KEY])
-    tensors = load(data)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(tensors[f"model.{name}"])
-    unpack_state(optimizer, tensors, "optimizer.")
-    return int(found["step"]), list(found["metrics"])
+    try:
+        size = int.from_bytes(data[:8], "little")
+        found = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][KEY])
+        tensors = load(data)
+        best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
+        at = Checkpoint(int(found["step"]), tuple(found["metrics"]), found["state"], best, found["belongs"])
+        return at, tensors
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityFailure("it is not a whole checkpoint", where="checkpoint") from error
 
 
 class MemoryStore:
-    """Keeps the last checkpoint in memory."""
+    """Keeps the last checkpoints in memory.
 
-    def __init__(self) -> None:
-        self.data: bytes | None = None
+    Args:
+        keep: how many.
+    """
+
+    def __init__(self, keep: int = 2) -> None:
+        self.keep = keep
+        self.data: list[bytes] = []
 
     def save(self, data: bytes) -> None:
         """Keep ``data``."""
-        self.data = data
+        self.data = [*self.data, data][-self.keep :]
 
-    def load(self) -> bytes | None:
-        """What was kept last."""
-        return self.data
+    def load(self, back: int = 0) -> bytes | None:
+        """What was kept last, or that many before it."""
+        return self.data[-1 - back] if back < len(self.data) else None

@@ -27,6 +27,24 @@ class LoraConfig:
     """Scale: the update is alpha / r times B A."""
     dropout: float = 0.0
     """Dropout before A while training; 0 for GRPO, whose rollouts must come from the trained policy."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(r) (arXiv 2312.03732). Off: programs that read adapters beside a model know alpha / r."""
+
+    def __post_init__(self) -> None:
+        """Raises: BadInput naming the flag that is out of bounds."""
+        for flag, holds, rule in (
+            ("--rank", self.rank >= 1, "must be 1 or more"),
+            ("--alpha", 0 < self.alpha < float("inf"), "must be a number above 0"),
+            ("--lora-dropout", 0 <= self.dropout < 1, "must be from 0 to below 1"),
+        ):
+            if not holds:
+                raise BadInput(f"{flag} {rule}", where="training settings", hint="cloche train --help")
+
+    @classmethod
+    def of(cls, adapter: bytes, dropout: float = 0.0) -> "LoraConfig":
+        """The shape of a packed adapter. Raises BadInput where the bytes are none."""
+        described = unpack(adapter)[1]
+        return cls(described["r"], described["alpha"], dropout, bool(described.get("rslora")))
 
 
 def attach(loaded: Loaded, config: LoraConfig, adapter: bytes | None = None) -> Any:
@@ -46,11 +64,12 @@ def attach(loaded: Loaded, config: LoraConfig, adapter: bytes | None = None) -> 
                 where=str(loaded.directory),
                 hint="give the --model that it was trained on; see `cloche models`",
             )
-        config = LoraConfig(described["r"], described["alpha"], config.dropout)
+        config = LoraConfig.of(adapter, config.dropout)
     wanted = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
+        use_rslora=config.rslora,
         target_modules=loaded.family.lora_targets,
         task_type="CAUSAL_LM",
     )
@@ -86,7 +105,7 @@ def pack(model: Any, config: LoraConfig, base_digest: str) -> bytes:
     described = {
         "r": config.rank,
         "alpha": config.alpha,
-        "rslora": False,
+        "rslora": config.rslora,
         "base_digest": base_digest,
         "dropout": asdict(config)["dropout"],
     }

@@ -1,55 +1,37 @@
 """Single-stage QLoRA: captions and synthetic tasks of an image in one row, the image once (DESIGN §5, METHODS 1.6).
 
 What is simpler than the paper: LoRA on the language model in place of full fine-tuning, and one image's conversations
-as branches of one row in place of one multi-turn conversation; each branch computes exactly what it would alone.
+as branches of one row in place of one multi-turn conversation; each branch computes exactly what it would alone. The
+published mix and its two-stage baseline are there to compare with (`SftConfig.mix`, `SftConfig.stages`).
 """
 
-import math
+import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from random import Random
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
-from torch.nn import functional as F
 
 from audit.conversation import Conversation
 from audit.errors import BadInput
 from train.checkpoints import Checkpoint, Store, restore, snapshot
-from train.data.rows import Row, collate, packed_row, shared_row
-from train.lora import LoraConfig, attach, pack
+from train.data.mix import as_turns, divided, staged
+from train.data.rows import packed_row, shared_row
+from train.heldout import Watch
+from train.lora import attach, pack
+from train.memory import peak_mb, reset_peak
 from train.models.features import Features
-from train.models.forward import learned_logits
 from train.models.loading import Loaded
+from train.probe import Asked, exact_matches, questions_of
+from train.recompute import recomputing
+from train.schedule import Planned, planned
+from train.sft_config import SftConfig
+from train.step import Learner, Sample, loss_over
 
-
-@dataclass(frozen=True)
-class SftConfig:
-    """How to train."""
-
-    epochs: int = 4
-    """Passes over the data."""
-    rows_per_step: int = 4
-    """Rows an optimizer step; a row is one image with all its conversations."""
-    micro_rows: int = 4
-    """Rows a forward pass."""
-    length_power: float = 0.25
-    """An answer of n tokens weighs n to this power: 1 is the plain mean over tokens (METHODS 1.6), 0 makes all answers
-    alike, so that a caption does not drown a "Yes"."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """AdamW (paged, in 8 bits on a GPU), or Muon (arXiv 2502.16982): fewer steps for a small model and small steps."""
-    learning_rate: float = 1.2e-3
-    """Peak rate."""
-    warmup: float = 0.05
-    """Share of the steps that warm up; the rest follows a cosine to zero."""
-    checkpoint_every: int = 100
-    """Steps between checkpoints."""
-    seed: int = 0
-    """Seed of the order of the rows and of the adapter."""
-    lora: LoraConfig = LoraConfig()
-    """Shape of the adapter."""
+__all__ = ["MEASURED", "SftConfig", "Trained", "rows_of", "run_sft"]
+MEASURED = ("seconds", "tokens_per_second", "peak_mb")
+"""Metrics that differ from run to run, and from the run that was cut off; all others are the same bit for bit."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +39,28 @@ class Trained:
     """What a run leaves."""
 
     adapter: bytes
-    """The adapter as safetensors."""
+    """The adapter as safetensors: the last one, or the best where training may stop early."""
     metrics: tuple[dict[str, float], ...]
-    """One row a step: step, loss, rate, tokens, seconds."""
+    """One row a step: step, loss (mean over learned tokens), rate, tokens (learned), all_tokens, micro_rows, grad_norm,
+    skipped, seconds, tokens_per_second (learned and read), peak_mb; where measured held_loss and held_exact. A skipped
+    step has no loss and no grad_norm."""
+    skipped: tuple[str, ...] = ()
+    """Records of steps that were skipped for a loss or gradient that was not a finite number."""
+    best_step: int = -1
+    """Step after which the held-out loss was lowest; -1 where none was measured."""
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What a run learns from, and what it is measured on."""
+
+    samples: tuple[Sample, ...]
+    plan: tuple[Planned, ...]
+    held: tuple[Sample, ...]
+    questions: tuple[Asked, ...]
+
+    def batch(self, step: int) -> list[Sample]:
+        return [self.samples[number] for number in self.plan[step].rows]
 
 
 def run_sft(
@@ -70,106 +71,156 @@ def run_sft(
     store: Store,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
     on_step: Callable[[int, Sequence[str]], None] = lambda step, records: None,
+    tell: Callable[[str], None] = lambda what: None,
+    groups: Mapping[str, str] | None = None,
 ) -> Trained:
     """Train an adapter; goes on from the store's checkpoint where there is one.
 
     Args:
         conversations: what to learn; those about the same images share a row.
-        store: keeps the checkpoint.
+        store: keeps the checkpoints.
         on_step: told the records of each step before they are used.
+        tell: told what a person should know while it goes on.
+        groups: record to patient, so that no patient is both learned and held out.
+    Raises:
+        BadInput: nothing can be learned, held out, or learned in two stages; or too many steps were skipped.
+        EnvironmentProblem: memory runs out over a single row.
+        Refused: the store's checkpoint is that of another run.
     """
     torch.manual_seed(config.seed)
-    rows = rows_of(loaded, conversations, features)
-    if not rows:
-        raise BadInput(
-            "there is nothing to train on: no conversation has a learned turn",
-            where="train",
-            hint="run `cloche synth` first",
-        )
+    material = _material(loaded, conversations, features, config, groups, tell)
+    belongs = _digest(material)
     model = attach(loaded, config.lora)
-    weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = _optimizer(weights, config, loaded.device)
-    plan = list(_plan(len(rows), config))
+    learner, watch = Learner(loaded, model, features, config, tell), Watch(config.patience)
+    steps = len(material.plan)
     try:
-        first, metrics = restore(store, model, optimizer)
-        for step in range(first, len(plan)):
-            started = time.perf_counter()
-            torch.manual_seed(config.seed + 1_000_003 * (step + 1))  # of dropout: a resumed step drops the same
-            chosen = [rows[i] for i in plan[step]]
-            on_step(step, sorted({r for row in chosen for r in row[1]}))
-            rate = config.learning_rate * _schedule(step, len(plan), config.warmup)
-            loss, learned = _step(loaded, model, features, [row[0] for row in chosen], optimizer, rate, config)
-            metrics.append(
-                {"step": step, "loss": loss, "rate": rate, "tokens": learned, "seconds": time.perf_counter() - started}
-            )
-            progress(step + 1, len(plan), f"steps, loss {loss:.3f}")
-            if (step + 1) % config.checkpoint_every == 0 and step + 1 < len(plan):
-                store.save(snapshot(Checkpoint(step + 1, tuple(metrics)), model, optimizer))
-        return Trained(pack(model, config.lora, loaded.digest), tuple(metrics))
+        with recomputing(loaded, config.gradient_checkpointing):
+            at = restore(store, model, learner.optimizer, belongs, tell)
+            metrics = list(at.metrics)
+            learner.resume(at.state.get("learner", {}))
+            watch.resume(at.state.get("watch", {}), dict(at.best))
+            learner.rehearse([material.batch(step) for step in range(at.step, steps)])
+            for step in range(at.step, steps):
+                metrics.append(_step(learner, material, step, on_step))
+                _measure(learner, watch, material, step, metrics[-1])
+                progress(step + 1, steps, _said(metrics[-1]))
+                if watch.stops:
+                    tell(f"stopped after step {step + 1} of {steps}: the held-out loss was lowest after step "
+                         f"{watch.best_step + 1}")  # fmt: skip
+                    break
+                if (step + 1) % config.checkpoint_every == 0 and step + 1 < steps:
+                    state = {"learner": learner.state(), "watch": watch.state()}
+                    here = Checkpoint(step + 1, tuple(metrics), state, watch.weights, belongs)
+                    store.save(snapshot(here, model, learner.optimizer))
+        watch.put_best(model)
+        adapter = pack(model, config.lora, loaded.digest)
+        return Trained(adapter, tuple(metrics), tuple(learner.skipped), watch.best_step)
     finally:
         model.unload()
 
 
 def rows_of(
-    loaded: Loaded, conversations: Sequence[Conversation], features: Features
-) -> list[tuple[Row, tuple[str, ...]]]:
-    """One row an image set, with the records in it; conversations without images are packed into rows of their own."""
+    loaded: Loaded,
+    conversations: Sequence[Conversation],
+    features: Features,
+    tell: Callable[[str], None] = lambda what: None,
+) -> list[Sample]:
+    """One row an image set, with the records in it; conversations without images are packed into rows of their own.
+
+    Args:
+        tell: told how many conversations have nothing to learn, or more tokens than the model can place.
+    """
     groups: dict[tuple[str, ...], list[Conversation]] = {}
     for talk in conversations:
         groups.setdefault(talk.images or (f"text {talk.id}",), []).append(talk)
-    rows = []
+    longest = int(getattr(loaded.model.config.get_text_config(), "max_position_embeddings", 0)) or 1 << 62
+    rows, empty, long = [], 0, 0
     for group in groups.values():
         encoded = [
             loaded.encoder.encode(t, [features.grid(i) for i in t.images], t.kind == "synthesizer") for t in group
         ]
-        kept = [e for e in encoded if e.learned.any()]
+        learned = [e for e in encoded if e.learned[1:].any()]
+        kept = [e for e in learned if len(e.ids) <= longest]
+        empty, long = empty + len(encoded) - len(learned), long + len(learned) - len(kept)
         if kept:
             records = tuple(sorted({t.record for t in group if t.record}))
             rows.append((shared_row(kept) if group[0].images else packed_row(kept), records))
+    total = len(conversations)
+    if empty:
+        tell(f"{empty} of {total} conversations have nothing to learn and are left out")
+    if long:
+        tell(f"{long} of {total} conversations are longer than the model's {longest} tokens and are left out")
     return rows
 
 
+def _material(
+    loaded: Loaded,
+    conversations: Sequence[Conversation],
+    features: Features,
+    config: SftConfig,
+    groups: Mapping[str, str] | None,
+    tell: Callable[[str], None],
+) -> _Material:
+    learned, held = divided(conversations, config.held_out, config.seed, groups)
+    samples: list[Sample] = []
+    stages: list[range] = []
+    for talks in staged(learned, config.stages):
+        mixed = as_turns(talks, config.seed) if config.mix == "turns" else talks
+        rows = rows_of(loaded, mixed, features, tell)
+        if not rows:
+            raise BadInput(
+                "there is nothing to train on: no conversation has a learned turn that fits the model",
+                where="train",
+                hint="run `cloche synth` first",
+            )
+        stages.append(range(len(samples), len(samples) + len(rows)))
+        samples += rows
+    questions = questions_of(held, config.probe_questions) if config.probe_every else []
+    return _Material(
+        tuple(samples), tuple(planned(stages, config)), tuple(rows_of(loaded, held, features, tell)), tuple(questions)
+    )
+
+
+def _digest(material: _Material) -> str:
+    """What a checkpoint belongs to: every row, and the steps in which they are learned."""
+    digest = hashlib.sha256()
+    for row, _ in (*material.samples, *material.held):
+        for part in (row.ids, row.learned, row.segments):
+            digest.update(part.tobytes())
+        digest.update(repr(row.images).encode())
+    digest.update(repr(material.plan).encode())
+    return digest.hexdigest()
+
+
 def _step(
-    loaded: Loaded, model: Any, features: Features, rows: list[Row], optimizer: Any, rate: float, config: SftConfig
-) -> tuple[float, int]:
-    power, micro = config.length_power, config.micro_rows
-    model.train()
-    rows = sorted(rows, key=lambda row: len(row.ids))
-    lengths = [np.bincount(r.segments[r.learned & (r.sources >= 0)]).astype(float) for r in rows]
-    total, summed = int(sum(n.sum() for n in lengths)), 0.0
-    weight = sum(float((n[n > 0] ** power).sum()) for n in lengths)
-    for start in range(0, len(rows), micro):
-        batch = collate(rows[start : start + micro], loaded.tokenizer.pad_token_id, loaded.device)
-        logits = learned_logits(loaded.family, model, batch, features.stack(batch.images))
-        losses = F.cross_entropy(logits, batch.targets, reduction="none")
-        summed += float(losses.detach().sum()) / total
-        each = batch.owners.bincount()[batch.owners] ** (power - 1.0)
-        ((losses * each).sum() / weight).backward()
-    torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    model.eval()
-    return summed, total
+    learner: Learner, material: _Material, step: int, on_step: Callable[[int, Sequence[str]], None]
+) -> dict[str, float]:
+    """One row of metrics."""
+    started, device = time.perf_counter(), learner.loaded.device
+    reset_peak(device)
+    samples, now = material.batch(step), material.plan[step]
+    if now.begins:
+        learner.optimizer.state.clear()
+    on_step(step, sorted({r for _, records in samples for r in records}))
+    row = {"step": step, **learner.step(samples, step, now.rate)}
+    seconds = time.perf_counter() - started
+    return row | {
+        "seconds": seconds,
+        "tokens_per_second": row["all_tokens"] / seconds,
+        "peak_mb": peak_mb(device),
+    }
 
 
-def _plan(rows: int, config: SftConfig) -> Iterator[list[int]]:
-    for epoch in range(config.epochs):
-        order = Random(f"{config.seed} {epoch}").sample(range(rows), rows)
-        yield from (order[i : i + config.rows_per_step] for i in range(0, rows, config.rows_per_step))
+def _measure(learner: Learner, watch: Watch, material: _Material, step: int, row: dict[str, float]) -> None:
+    """Measure the held-out part where it is due, and always after the last step."""
+    config, last = learner.config, step + 1 == len(material.plan)
+    if material.held and (last or (step + 1) % config.evaluate_every == 0):
+        row["held_loss"] = loss_over(learner, material.held)
+        watch.see(row["held_loss"], step, learner.model)
+    if material.questions and (last or (step + 1) % config.probe_every == 0):
+        row["held_exact"] = exact_matches(learner.loaded, learner.model, learner.features, material.questions)
 
 
-def _schedule(step: int, steps: int, warmup: float) -> float:
-    warm = max(1, int(steps * warmup))
-    return (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
-def _optimizer(weights: list[Any], config: SftConfig, device: torch.device) -> Any:
-    if config.optimizer == "muon":
-        return torch.optim.Muon(weights, lr=config.learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
-    if device.type == "cuda":
-        import bitsandbytes
-
-        return bitsandbytes.optim.PagedAdamW8bit(weights, lr=config.learning_rate, weight_decay=0.0)
-    return torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=0.0)
+def _said(row: Mapping[str, Any]) -> str:
+    loss = f"loss {row['loss']:.3f}" if "loss" in row else "skipped"
+    return f"steps, {loss}" + (f", held out {row['held_loss']:.3f}" if "held_loss" in row else "")

@@ -17,7 +17,8 @@ from train.checkpoints import MemoryStore
 from train.data.rows import collate, packed_row, shared_row
 from train.lora import METADATA, ORIGIN, LoraConfig, attach, detach, pack, stamped, unpack
 from train.models.forward import learned_logits
-from train.sft import SftConfig, Trained, _step, rows_of, run_sft
+from train.sft import MEASURED, SftConfig, Trained, rows_of, run_sft
+from train.step import Learner
 
 CONFIG = SftConfig(
     epochs=2,

@@ -19,7 +19,7 @@ from audit.errors import BadInput
 from train.checkpoints import Checkpoint, Store, restore, snapshot
 from train.data.encode import Encoded, continued
 from train.data.rows import Row, collate, shared_row
-from train.lora import LoraConfig, attach, pack, unpack
+from train.lora import LoraConfig, attach, pack
 from train.models.features import Features
 from train.models.forward import learned_logits
 from train.models.generation import Continuation, Sampling, generate, text_of
@@ -126,14 +126,15 @@ def run_grpo(
             where="align",
             hint="run `cloche synth` first",
         )
-    shape = LoraConfig(*(unpack(adapter)[1][k] for k in ("r", "alpha")))
+    shape = LoraConfig.of(adapter)
     model = attach(loaded, shape, adapter)
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], lr=config.learning_rate, weight_decay=0.0
     )
     try:
-        first, metrics = restore(store, model, optimizer)
-        for step in range(first, config.steps):
+        resumed = restore(store, model, optimizer)
+        metrics = list(resumed.metrics)
+        for step in range(resumed.step, config.steps):
             started = time.perf_counter()
             groups, starved = _rollouts(loaded, model, prompts, features, config, reward, step)
             on_groups(step, groups)
