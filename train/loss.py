@@ -26,14 +26,14 @@ def answer_loss(
     """Weighted sum of the cross-entropies of learned tokens.
 
     Args:
-        head: the LM head, (n, D) to logits (n, V).
+        head: the LM head, a Linear of any precision, (n, D) to logits (n, V).
         states: (N, D) hidden states that predict the learned tokens.
         targets: (N,) int64.
         weights: (N,) of each token in the sum.
         tile: tokens at once; 0 takes `tile_of`.
     Returns: the sum (), to be differentiated, and each token's own loss (N,), without a gradient.
     """
-    tile = tile_of(head.weight.shape[0], tile)
+    tile = tile_of(head.out_features, tile)
     learned = [p for p in head.parameters() if p.requires_grad]
     if torch.is_grad_enabled() and (states.requires_grad or learned):
         total, each = _Tiled.apply(head, tile, targets, weights, states, *learned)

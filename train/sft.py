@@ -55,11 +55,16 @@ class _Material:
     """What a run learns from, and what it is measured on."""
 
     samples: tuple[Sample, ...]
+    """Rows to learn, of all stages."""
     plan: tuple[Planned, ...]
+    """Which of them each step learns."""
     held: tuple[Sample, ...]
+    """Rows that are only measured."""
     questions: tuple[Asked, ...]
+    """What a probe asks."""
 
     def batch(self, step: int) -> list[Sample]:
+        """The rows of a step."""
         return [self.samples[number] for number in self.plan[step].rows]
 
 

@@ -92,8 +92,9 @@ class Learner:
     def rehearse(self, batches: Sequence[Sequence[Sample]]) -> None:
         """Go forward and backward over the largest micro-batch there will be: memory that runs out does so now."""
         if batches:
+            most = max(len(samples) for samples in batches)
             try:
-                self.fitting.do(self.config.micro_rows, lambda rows: self._largest(batches, rows), self.forget)
+                self.fitting.do(most, lambda rows: self._largest(batches, rows), self.forget)
             finally:
                 self.forget()
 

@@ -184,33 +184,40 @@ def objects_of_run(desk: Desk, run: Run, kind: str) -> list[StoredObject]:
 
 
 class VaultStore:
-    """A run's checkpoint in the vault; the one before is deleted once the new one is durable."""
+    """A run's last checkpoints in the vault; older ones are deleted once the new one is durable."""
 
-    def __init__(self, desk: Desk, run: Run, before: Callable[[], None] = lambda: None) -> None:
-        """The store of a run; `before` is called before a checkpoint is kept: what it rests on is then durable, too."""
-        self.desk, self.run, self.before = desk, run, before
+    def __init__(self, desk: Desk, run: Run, before: Callable[[], None] = lambda: None, keep: int = 2) -> None:
+        """The store of a run.
+
+        Args:
+            before: called before a checkpoint is kept: what it rests on is then durable, too.
+            keep: checkpoints that stay; the one before serves where the last cannot be read.
+        """
+        self.desk, self.run, self.before, self.keep = desk, run, before, keep
 
     def _kept(self) -> list[str]:
         return [o.id for o in objects_of_run(self.desk, self.run, "checkpoint")]
 
     def save(self, data: bytes) -> None:
-        """Keep ``data`` in place of what was kept before."""
+        """Keep ``data`` as the last one."""
         self.before()
-        old = self._kept()
+        old = self._kept()[: 1 - self.keep or None]
         self.desk.vault.put(
             "checkpoint", data, actor=self.desk.actor, note={"run": self.run.id}, activity=self.run.kind
         )
         if old:
             self.desk.vault.delete(old, actor=self.desk.actor, activity=self.run.kind)
 
-    def load(self) -> bytes | None:
-        """What was kept last."""
-        if not (kept := self._kept()):
+    def load(self, back: int = 0) -> bytes | None:
+        """What was kept last, or that many before it. Raises IntegrityFailure where it was damaged."""
+        kept = self._kept()
+        if back >= len(kept):
             return None
-        with self.desk.vault.use(kept[-1:], RESEARCH, self.desk.actor, "resume", {"run": self.run.id}) as opened:
-            return opened.read(kept[-1])
+        one = kept[-1 - back]
+        with self.desk.vault.use([one], RESEARCH, self.desk.actor, "resume", {"run": self.run.id}) as opened:
+            return opened.read(one)
 
     def clear(self) -> None:
-        """Delete the checkpoint of a run that is done."""
+        """Delete the checkpoints of a run that is done."""
         if kept := self._kept():
             self.desk.vault.delete(kept, actor=self.desk.actor, activity=self.run.kind)

@@ -55,11 +55,14 @@ def train(desk: Desk, model_dir: Path, config: SftConfig, rehearse: int = 0) -> 
     general, drawn = rehearsal(rehearse)
     loaded = load(model_dir, "nf4")
     steps = StepEvents(desk, run, members, resumed=before == run)
-    store = VaultStore(desk, run, steps.flush)
+    store = VaultStore(desk, run, steps.flush, config.keep_checkpoints)
+    patients = {record.id: record.patient for record in _records(desk, (t.record for t in talks))}
     with desk.vault.use([conversations, *images], RESEARCH, desk.actor, "train", _told(run)) as opened:
         stored = images_in(opened)
         features = Features(loaded, lambda name: drawn[name] if name in drawn else stored(name))
-        trained = run_sft(loaded, [*talks, *general], features, config, store, desk.progress, steps.used)
+        trained = run_sft(
+            loaded, [*talks, *general], features, config, store, desk.progress, steps.used, desk.tell, patients
+        )
         steps.flush()
     parents = [conversations, *images]
     return _keep(desk, run, store, trained.adapter, trained.metrics, parents, {"base": loaded.digest, "parent": ""})
