@@ -2,9 +2,10 @@
 
 import pytest
 
-from appliance.jobs.common import Desk, VaultStore, begin, members_of, root_of
+from appliance.jobs.common import Desk, VaultStore, begin, members_of, objects_of_run, root_of
 from appliance.jobs.steps import EVERY_S, StepEvents
 from audit.datasets import places
+from audit.errors import IntegrityFailure
 from audit.vault import Vault
 from tests.appliance.conftest import STEWARD
 from tests.audit.pipeline import ingest
@@ -102,3 +103,21 @@ def test_many_steps_are_several_events_of_one_commit(desk: Desk, made) -> None: 
     ends = [steps for _, steps in commit]
     assert len(commit) > 2 and ends[0][0] == 0 and ends[-1] == [700, 700] and ends[-2][1] == 599
     assert all(one[1] + 1 == two[0] for one, two in zip(ends, ends[1:-1], strict=False))
+
+
+def test_the_last_checkpoints_are_kept_and_a_damaged_one_is_told(desk: Desk, made, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    _, _, run, _ = made
+    for keep in (1, 2):
+        store = VaultStore(desk, run, keep=keep)
+        for number in range(4):
+            store.save(b"checkpoint %d" % number)
+        kept = [b"checkpoint 3", b"checkpoint 2"][:keep]
+        assert [store.load(back) for back in range(3)] == [*kept, *[None] * (3 - keep)]
+    last = objects_of_run(desk, run, "checkpoint")[-1]
+    (file,) = (tmp_path / "home").rglob(last.id)
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(IntegrityFailure):
+        store.load()
+    assert store.load(1) == b"checkpoint 2"
+    store.clear()
+    assert store.load() is None and not objects_of_run(desk, run, "checkpoint")

@@ -56,7 +56,9 @@ def test_loss_and_gradients_are_the_plain_ones(tile: int, learned_head: bool) ->
             loss = plain(head, given, targets, weights)
         else:
             loss, each = answer_loss(head, given, targets, weights, tile)
-            assert not each.requires_grad and float((each * weights).sum()) == pytest.approx(float(loss.detach()), rel=1e-6)
+            assert not each.requires_grad and float((each * weights).sum()) == pytest.approx(
+                float(loss.detach()), rel=1e-6
+            )
         (3.0 * loss).backward()
         of_head = [p.grad.clone() for p in head.parameters()] if learned_head else []
         found[name] = (loss.detach(), given.grad, *of_head)

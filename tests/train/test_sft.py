@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +16,10 @@ from audit.conversation import Conversation, Turn
 from audit.errors import BadInput, ClocheError, Refused
 from train.checkpoints import MemoryStore
 from train.data.rows import collate, packed_row, shared_row
+from train.gguf.merge import merge
 from train.lora import METADATA, ORIGIN, LoraConfig, attach, detach, pack, stamped, unpack
 from train.models.forward import learned_logits
+from train.models.loading import load
 from train.sft import MEASURED, SftConfig, Trained, rows_of, run_sft
 from train.step import Learner
 
@@ -229,6 +232,43 @@ def test_an_adapter_comes_back_as_it_was_packed(loaded: Any, features: Any) -> N
     assert described == {"r": 3, "alpha": 5, "rslora": False, "base_digest": loaded.digest, "dropout": 0.0}
     assert len(tensors) == len(names) == 2 * 7 * 2 and {t.dtype for t in tensors.values()} == {torch.float32}
     assert all(".language_model.layers." in name for name in tensors)
+
+
+@torch.inference_mode()
+def test_rslora_scales_by_the_root_of_the_rank_wherever_the_adapter_goes(
+    loaded: Any, features: Any, tmp_path: Path
+) -> None:
+    """Attached, packed, attached again and merged: alpha over the root of r is alpha over r with more alpha."""
+    shape = LoraConfig(4, 8, rslora=True)
+    model = attach(loaded, shape)
+    for p in (p for p in model.parameters() if p.requires_grad):
+        p.normal_(std=0.1, generator=torch.Generator().manual_seed(p.numel()))
+    data = pack(model, shape, loaded.digest)
+    batch = collate([row for row, _ in rows_of(loaded, TALKS, features)], 0)
+
+    def logits(of: Any) -> torch.Tensor:
+        return learned_logits(loaded.family, of, batch, features.stack(batch.images))
+
+    wanted = logits(model)
+    detach(model)
+    assert unpack(data)[1]["rslora"] is True and LoraConfig.of(data, 0.1) == LoraConfig(4, 8, 0.1, True)
+    tensors, described = unpack(data)
+    for changed, same in (({}, True), ({"rslora": False, "alpha": 16}, True), ({"rslora": False}, False)):
+        back = attach(loaded, LoraConfig(), save(tensors, metadata={METADATA: json.dumps(described | changed)}))
+        found = logits(back)
+        detach(back)
+        assert torch.allclose(found, wanted, atol=1e-5) == same
+    (tmp_path / "adapter.safetensors").write_bytes(data)
+    merge(loaded.directory, tmp_path / "adapter.safetensors", tmp_path / "merged", "float32")
+    torch.testing.assert_close(logits(load(tmp_path / "merged", "fp32", "cpu").model), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "flag"), [({"rank": 0}, "--rank"), ({"alpha": 0}, "--alpha"), ({"dropout": 1.0}, "--lora-dropout")]
+)
+def test_a_wrong_shape_names_its_flag(wrong: dict[str, Any], flag: str) -> None:
+    with pytest.raises(BadInput, match=flag):
+        LoraConfig(**wrong)
 
 
 def adapter_of(loaded: Any, digest: str) -> bytes:
