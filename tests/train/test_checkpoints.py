@@ -15,12 +15,13 @@ from train.sft import run_sft
 
 def damaged(data: bytes, how: str) -> bytes:
     size = int.from_bytes(data[:8], "little")
+    head, tensors = data[8 : 8 + size], data[8 + size :]
     return {
         "empty": b"",
         "cut": data[: len(data) // 2],
-        "header": data[:8] + b"x" * size + data[8 + size :],
-        "of another kind": data[:8] + data[8 : 8 + size].replace(b"cloche.checkpoint", b"cloche.something!") + data[8 + size :],
-    }[how]  # fmt: skip
+        "header": data[:8] + b"x" * size + tensors,
+        "of another kind": data[:8] + head.replace(b"cloche.checkpoint", b"cloche.something!") + tensors,
+    }[how]
 
 
 @pytest.mark.parametrize("how", ["empty", "cut", "header", "of another kind"])
