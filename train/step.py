@@ -90,13 +90,17 @@ class Learner:
             self.forget()
 
     def rehearse(self, batches: Sequence[Sequence[Sample]]) -> None:
-        """Go forward and backward over the largest micro-batch there will be: memory that runs out does so now."""
-        if batches:
-            most = max(len(samples) for samples in batches)
-            try:
-                self.fitting.do(most, lambda rows: self._largest(batches, rows), self.forget)
-            finally:
-                self.forget()
+        """Go forward and backward over the largest micro-batch there will be: memory that runs out does so now.
+
+        Where the first step holds one as large, it is itself the rehearsal.
+        """
+        rows = [[row for row, _ in samples] for samples in batches]
+        if not rows:
+            return
+        try:
+            self.fitting.do(max(map(len, rows)), lambda size: self._rehearse(rows, size), self.forget)
+        finally:
+            self.forget()
 
     def gradients(self, samples: Sequence[Sample], seed: int) -> Gradients:
         """Sum the gradients of the weighted loss over a global batch, as many rows at a time as fit."""
@@ -136,11 +140,11 @@ class Learner:
     def _batch(self, rows: Sequence[Row]) -> Batch:
         return collate(rows, self.loaded.tokenizer.pad_token_id, self.loaded.device)
 
-    def _largest(self, batches: Sequence[Sequence[Sample]], rows: int) -> None:
-        parts = [part for samples in batches for part in _parts([row for row, _ in samples], rows)]
-        largest = max(parts, key=lambda part: (len(part) * len(part[-1].ids), len(part[-1].ids)))
-        self.model.train()
-        self._backward(self._batch(largest), 1.0, [""] * len(largest))
+    def _rehearse(self, batches: Sequence[Sequence[Row]], size: int) -> None:
+        largest = max((part for rows in batches for part in _parts(rows, size)), key=_extent)
+        if _extent(largest) > max(map(_extent, _parts(batches[0], size))):
+            self.model.train()
+            self._backward(self._batch(largest), 1.0, [""] * len(largest))
 
     def _skip(self, step: int, records: Sequence[str]) -> None:
         self.skipped = sorted({*self.skipped, *records})
@@ -179,6 +183,12 @@ def loss_over(learner: Learner, samples: Sequence[Sample]) -> float:
 def _parts(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
     ordered = sorted(rows, key=lambda row: len(row.ids))
     return (ordered[start : start + size] for start in range(0, len(ordered), size))
+
+
+def _extent(part: Sequence[Row]) -> tuple[int, int]:
+    """Tokens of a micro-batch with padding, and of its longest row."""
+    longest = max(len(row.ids) for row in part)
+    return len(part) * longest, longest
 
 
 def _weight(row: Row, power: float) -> float:

@@ -14,6 +14,7 @@ from train.heldout import Watch
 from train.lora import attach, detach, unpack
 from train.models.generation import Sampling, generate, text_of
 from train.probe import Asked, exact_matches, questions_of
+from train.rl.rewards import words
 from train.sft import Trained, run_sft
 
 HELD = replace(CONFIG, epochs=8, held_out=0.4, evaluate_every=2, probe_every=5, learning_rate=2e-2)
@@ -94,8 +95,7 @@ def test_the_probe_asks_short_questions_and_compares_words(loaded: Any, features
         == [0, 3, 6]  # fmt: skip
     prompts = [loaded.encoder.prompt(a.turns, a.images, [features.grid(i) for i in a.images]) for a in found]
     said = [text_of(loaded, c[0]) for c in generate(loaded, prompts, features, Sampling(16))]
-    right = [replace(a, answer=f"The {text}.") for a, text in zip(found, said, strict=True) if any(
-        c.isascii() and c.isalnum() for c in text)]  # fmt: skip
+    right = [replace(a, answer=f"The {text}.") for a, text in zip(found, said, strict=True) if words(text)]
     assert right and exact_matches(loaded, loaded.model, features, right) == 1.0
     wrong = Asked(right[0].turns, right[0].images, "something else")
     assert exact_matches(loaded, loaded.model, features, [right[0], wrong]) == 0.5

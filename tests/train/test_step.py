@@ -75,11 +75,11 @@ def test_memory_that_runs_out_is_found_before_the_first_step_and_stays_known(loa
     told: list[str] = []
     begun: list[int] = []
     kept = KeepsAll()
-    config = replace(CONFIG, rows_per_step=4, micro_rows=4)
+    config = replace(CONFIG, epochs=3, rows_per_step=4, micro_rows=4, seed=2)
     with watched(loaded, no_more_than(2)):
         first = run(loaded, features, config, kept, tell=lambda what: (told.append(what), begun.append(-1)),
                     on_step=lambda step, _: begun.append(step))  # fmt: skip
-    assert begun == [-1, 0, 1, 2, 3] and len(told) == 1 and {m["micro_rows"] for m in first.metrics} == {2}
+    assert begun == [-1, 0, 1, 2, 3, 4, 5] and len(told) == 1 and {m["micro_rows"] for m in first.metrics} == {2}
     store = MemoryStore()
     store.save(kept.all[0])
     again = run(loaded, features, config, store)  # with room enough: it still sums in the same order
@@ -90,7 +90,7 @@ def test_one_row_that_does_not_fit_says_what_to_lower(loaded: Any, features: Any
     begun: list[int] = []
     with watched(loaded, no_more_than(0)), pytest.raises(EnvironmentProblem, match="single row") as caught:
         run(loaded, features, ALL, on_step=lambda step, _: begun.append(step))
-    assert "--max-visual-tokens" in caught.value.hint and not begun
+    assert "--max-visual-tokens" in caught.value.hint and len(begun) <= 1
     assert not any("lora" in name for name, _ in loaded.model.named_modules())
 
 
@@ -105,11 +105,16 @@ def test_another_error_is_not_taken_for_memory(loaded: Any, features: Any) -> No
 def test_the_longest_batch_comes_first_and_is_no_step(loaded: Any, features: Any) -> None:
     shapes: list[tuple[int, ...]] = []
     config = replace(CONFIG, epochs=2, rows_per_step=2, micro_rows=2)
-    with watched(loaded, lambda ids: shapes.append(tuple(ids.shape))):
-        trained = run(loaded, features, config)
-    first, *rest = shapes
-    assert len(rest) == len(trained.metrics) == 6
-    assert first[0] * first[1] == max(b * t for b, t in rest) and first in rest
+    rehearsed = 0
+    for seed in range(6):
+        shapes.clear()
+        with watched(loaded, lambda ids: shapes.append(tuple(ids.shape))):
+            trained = run(loaded, features, replace(config, seed=seed))
+        assert shapes[0][0] * shapes[0][1] == max(b * t for b, t in shapes)
+        if len(shapes) > len(trained.metrics):  # else the first step is as large as any
+            rehearsed += 1
+            assert len(shapes) == 7 and shapes[0] in shapes[1:]
+    assert 0 < rehearsed < 6
 
 
 BAD = one(90, "7:32:32", "Where?", "in this slice")
