@@ -127,7 +127,7 @@ class Memory:
     @property
     def trained(self) -> int:
         """Everything but the weights, at the peak."""
-        step = self.gradients + self.optimizer + max(self.activations, 0) + self.head
+        step = self.gradients + self.optimizer + self.activations + self.head
         return self.adapter + self.features + max(step, self.vision)
 
     @property
@@ -165,13 +165,13 @@ def layer_bytes(shape: Shape, work: Work, how: How) -> int:
     """What one language layer keeps for its backward over the whole pass.
 
     A pre-norm layer with gated MLP and LoRA on its seven Linears keeps, a token: the inputs of both norms and of the
-    Linears (LoRA's A needs them), queries, keys, values and what attention gives (keys and values repeated to all
-    heads), gate, its SiLU and up. In bf16 the norms keep fp32, and PEFT casts each Linear's input to the adapter's fp32
+    Linears (LoRA's A needs them), queries, keys, values (keys and values repeated to all heads), what attention gives,
+    gate, its SiLU, up and their product. In bf16 the norms keep fp32, and PEFT casts each Linear's input to the adapter's fp32
     anew. The bool mask becomes one of floats in each layer.
     """
     h, a, f = shape.hidden, shape.heads * shape.head_dim, shape.ffn
     tokens = work.rows * work.tokens
-    per_token = (4 * h + 5 * a + 4 * f) * 4 if how.compute == 4 else (2 * h + 4 * a + 3 * f) * 2 + (7 * h + a + f) * 4
+    per_token = (4 * h + 4 * a + 4 * f) * 4 if how.compute == 4 else (2 * h + 4 * a + 3 * f) * 2 + (7 * h + a + f) * 4
     lora = 7 * how.rank * 4  # what A gives, which B's gradient needs
     mask = work.rows * work.tokens**2 * how.compute
     return tokens * (per_token + lora) + mask
@@ -181,8 +181,8 @@ def _activations(parts: Parts, shape: Shape, work: Work, how: How) -> int:
     tokens = work.rows * work.tokens
     layer = layer_bytes(shape, work, how)
     kept = tokens * shape.hidden * how.compute * shape.layers + layer if how.checkpointing else layer * shape.layers
-    # The widest moment of a backward: the gradients of gate, up and their product, and one Linear out of its 4 bits.
-    moment = 3 * tokens * shape.ffn * how.compute
+    # The widest moment of a backward: the gradients of up and of gate, and one Linear out of its 4 bits.
+    moment = 2 * tokens * shape.ffn * how.compute
     if how.precision == "nf4":
         moment += max((o * i for o, i in parts.linears), default=0) * how.compute
     around = 2 * tokens * shape.hidden * how.compute  # embeddings and the last norm

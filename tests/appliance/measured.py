@@ -82,8 +82,13 @@ def main(directory: Path, layers: int, hidden: int, ffn: int, checkpointing: boo
     ]
     features = Features(loaded, lambda name: picture(int(name)))
     rows = [row for row, _ in rows_of(loaded, talks, features)]
-    extra = {"checkpointing": "on" if checkpointing else "off"} if hasattr(SftConfig(), "checkpointing") else {}
-    config = SftConfig(epochs=2, rows_per_step=ROWS, micro_rows=ROWS, lora=LoraConfig(8, 16), **extra)
+    config = SftConfig(
+        epochs=2,
+        rows_per_step=ROWS,
+        micro_rows=ROWS,
+        lora=LoraConfig(8, 16),
+        gradient_checkpointing="on" if checkpointing else "off",
+    )
     run_sft(loaded, talks[:1], features, SftConfig(epochs=1, lora=LoraConfig(8, 16)), MemoryStore())
     gc.collect()
     torch.set_num_threads(1)
@@ -103,4 +108,4 @@ def main(directory: Path, layers: int, hidden: int, ffn: int, checkpointing: boo
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:5]), checkpointing="--checkpointing" in sys.argv)
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:5]), "--checkpointing" in sys.argv)
