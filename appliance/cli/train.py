@@ -36,7 +36,7 @@ def _from_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> Non
 @MODEL
 @click.option(
     "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
     is_eager=True,
     expose_value=False,
     callback=_from_file,
