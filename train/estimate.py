@@ -166,8 +166,8 @@ def layer_bytes(shape: Shape, work: Work, how: How) -> int:
 
     A pre-norm layer with gated MLP and LoRA on its seven Linears keeps, a token: the inputs of both norms and of the
     Linears (LoRA's A needs them), queries, keys, values (keys and values repeated to all heads), what attention gives,
-    gate, its SiLU, up and their product. In bf16 the norms keep fp32, and PEFT casts each Linear's input to the adapter's fp32
-    anew. The bool mask becomes one of floats in each layer.
+    gate, its SiLU, up and their product. In bf16 the norms keep fp32, and PEFT casts each Linear's input to the
+    adapter's fp32 anew. The bool mask becomes one of floats in each layer.
     """
     h, a, f = shape.hidden, shape.heads * shape.head_dim, shape.ffn
     tokens = work.rows * work.tokens

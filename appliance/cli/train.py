@@ -66,7 +66,7 @@ def _from_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> Non
 @DRY
 @json_option
 @click.pass_context
-def train(ctx: click.Context, model_dir: Path, resume: bool, yes: bool, dry_run: bool, **given: Any) -> None:
+def train(ctx: click.Context, /, model_dir: Path, resume: bool, yes: bool, dry_run: bool, **given: Any) -> None:
     """Teach a model the newest synthetic tasks: single-stage QLoRA, 4-bit base, features once.
 
     What was interrupted goes on with the same command, or with --resume. docs/training.md leads through it.

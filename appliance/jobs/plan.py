@@ -81,7 +81,9 @@ class TrainingPlan:
         """Why a person should think twice; empty where there is no reason."""
         found = []
         if self.device == "cpu" and (self.seconds > LONG_S or self.parameters > LARGE):
-            found.append(f"there is no GPU, and {self.parameters / 1e9:.1f} billion parameters would take {_time(self)}")
+            found.append(
+                f"there is no GPU, and {self.parameters / 1e9:.1f} billion parameters would take {_time(self)}"
+            )
         if self.available and self.memory.peak > self.available:
             found.append(
                 f"it needs about {gib(self.memory.peak)} of memory and {gib(self.available)} are free: "
@@ -108,11 +110,13 @@ class TrainingPlan:
             ("images", f"{self.images:,}{looked}"),
             ("conversations", f"{self.conversations:,} in {self.rows:,} rows"),
             ("tokens a row", ", ".join(f"{k} {v:,}" for k, v in self.tokens.items() if k != "all")),
-            ("tokens an epoch", f"{self.tokens['all']:,}: {self.visual_tokens:,} visual, {self.learned_tokens:,} learned"),
+            ("tokens an epoch",
+             f"{self.tokens['all']:,}: {self.visual_tokens:,} visual, {self.learned_tokens:,} learned"),
             ("steps", f"{self.steps:,}, {self.warmup_steps:,} of them warm-up; {self.checkpoints:,} checkpoints"),
             ("device", f"{self.device}, language Linears in {self.precision}, {self.micro_rows} rows a pass"
                        + (", layers recomputed" if self.recomputes else "")),
-            ("memory, about", f"{gib(self.memory.peak)}" + (f" of {gib(self.available)} free" if self.available else "")),
+            ("memory, about",
+             gib(self.memory.peak) + (f" of {gib(self.available)} free" if self.available else "")),
             *((f"  {name}", gib(size)) for name, size in parts.items()),
             ("features of all images", gib(self.feature_bytes)),
             ("time, about", _time(self)),
@@ -148,9 +152,7 @@ def plan(
     kept = max(1, round(len(rows) * (1 - config.held_out)))
     steps = config.epochs * max(1, -(-kept // config.rows_per_step))
     work = _largest(of, rows, each_visual, config, how)
-    spent = flops(
-        of.parts, of.shape, rows, sum(patches(of.family, n) for n in each_visual), config.epochs, recompute
-    )
+    spent = flops(of.parts, of.shape, rows, sum(patches(of.family, n) for n in each_visual), config.epochs, recompute)
     compute = torch.float32 if how.compute == 4 else torch.bfloat16
     speed = measured(of.shape, precision, torch.device(device), compute)
     passes = (3 if recompute else 2) * config.epochs * -(-kept // min(config.micro_rows, config.rows_per_step))
@@ -189,9 +191,7 @@ def asked(found: TrainingPlan, yes: bool, command: str = "cloche train --yes") -
         raise Refused("; ".join(found.reasons), where="the plan", hint=f"{command}, with the same settings, to do it")
 
 
-def _grids(
-    desk: Desk, of: Known, source: Run, talks: Sequence[Conversation], drawn: dict[str, Any]
-) -> dict[str, Grid]:
+def _grids(desk: Desk, of: Known, source: Run, talks: Sequence[Conversation], drawn: dict[str, Any]) -> dict[str, Grid]:
     """What each image is cut into; beyond LOOKED_AT, the largest that was seen."""
     names = sorted({i for t in talks for i in t.images})
     stored = [name for name in names if name not in drawn]

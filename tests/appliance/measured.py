@@ -6,7 +6,6 @@ Prints JSON: what the estimate needs of the run, and the peak of the resident me
 import json
 import os
 import sys
-import threading
 from pathlib import Path
 
 ROWS, WORDS, LAYERS_OF_VISION = 4, 160, 2
@@ -23,7 +22,11 @@ def write_model(directory: Path, layers: int, hidden: int, ffn: int) -> Path:
     config = tiny_config()
     text, heads = config.text_config, hidden // 64
     text.hidden_size, text.intermediate_size, text.num_hidden_layers = hidden, ffn, layers
-    text.num_attention_heads, text.num_key_value_heads, text.layer_types = heads, heads // 2, ["full_attention"] * layers
+    text.num_attention_heads, text.num_key_value_heads, text.layer_types = (
+        heads,
+        heads // 2,
+        ["full_attention"] * layers,
+    )
     config.vision_config.hidden_size = hidden
     torch.manual_seed(0)
     Qwen2VLForConditionalGeneration(config).to(torch.float32).save_pretrained(directory)
@@ -35,22 +38,15 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-class Watch:
-    """The largest resident memory while the block runs, looked at a thousand times a second."""
+def forget_peak() -> None:
+    """Let the kernel count the peak anew. Source: proc(5), clear_refs."""
+    Path("/proc/self/clear_refs").write_text("5")
 
-    def __enter__(self) -> "Watch":
-        self.peak, self.over = resident(), threading.Event()
-        self.thread = threading.Thread(target=self._look, daemon=True)
-        self.thread.start()
-        return self
 
-    def _look(self) -> None:
-        while not self.over.wait(0.001):
-            self.peak = max(self.peak, resident())
-
-    def __exit__(self, *_: object) -> None:
-        self.over.set()
-        self.thread.join()
+def peak() -> int:
+    """Most bytes of this process that were in memory since."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
 
 
 def main(directory: Path, layers: int, hidden: int, ffn: int, checkpointing: bool) -> None:
@@ -93,12 +89,12 @@ def main(directory: Path, layers: int, hidden: int, ffn: int, checkpointing: boo
     gc.collect()
     torch.set_num_threads(1)
     before = resident()
-    with Watch() as watch:
-        run_sft(loaded, talks, features, config, MemoryStore())
+    forget_peak()
+    run_sft(loaded, talks, features, config, MemoryStore())
     print(
         json.dumps(
             {
-                "above": watch.peak - before,
+                "above": peak() - before,
                 "tokens": max(len(r.ids) for r in rows),
                 "learned": int(sum(r.learned.sum() for r in rows)),
                 "parameters": sum(p.numel() for p in loaded.model.parameters()),

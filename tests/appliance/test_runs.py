@@ -1,6 +1,7 @@
 """`cloche train` and `cloche runs` as a steward types them: plan, train, show, compare, plot, run again."""
 
 import json
+import shutil
 import tomllib
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -11,6 +12,9 @@ from PIL import Image
 
 from appliance import curves
 from appliance.cli.options import fields_of
+from appliance.starter.where import STARTER
+from audit.catalogue import Catalogue
+from audit.home import CATALOGUE
 from tests.appliance.lessons import RECORDS, appliance
 from tests.appliance.test_cli import typed, understand
 
@@ -55,7 +59,9 @@ def test_from_plan_to_curves(cloche: Run, tmp_path: Path) -> None:
     saved = tmp_path / "run.toml"
     saved.write_text(cloche("runs", "show", first, "--config")[1])
     assert tomllib.loads(saved.read_text())["rank"] == 2
-    assert json.loads(cloche("train", "--config", saved, "--json")[1])["run"] == first, "the same settings, the same run"
+    assert json.loads(cloche("train", "--config", saved, "--json")[1])["run"] == first, (
+        "the same settings, the same run"
+    )
     code, out, err = cloche("train", "--config", saved, "--seed", "5", "--json")
     assert code == 0, err
     second = json.loads(out)["run"]
@@ -111,9 +117,7 @@ def test_resume(cloche: Run, tmp_path: Path) -> None:
     code, out, err = cloche("train", *QUICK, "--json")
     assert code == 0, err
     done = json.loads(out)["run"]
-    from audit.catalogue import Catalogue
-
-    catalogue = Catalogue(tmp_path / "home" / "catalogue.db")
+    catalogue = Catalogue(tmp_path / "home" / CATALOGUE)
     catalogue.set_state(done, "running")
     catalogue.close()
     code, _, err = cloche("train", "--resume", "--rank", "4")
@@ -134,6 +138,27 @@ def test_a_large_model_without_a_gpu_needs_a_word(cloche: Run, monkeypatch: pyte
     assert cloche("train", *QUICK, "--yes")[0] == 0
 
 
+def test_an_adapter_of_another_base(cloche: Run, tmp_path: Path) -> None:
+    """GRPO goes on from an adapter: on a directory with one file changed it is refused."""
+    assert cloche("train", *QUICK)[0] == 0
+    other = Path(shutil.copytree(STARTER, tmp_path / "other"))
+    (other / "note.txt").write_text("changed")
+    code, _, err = cloche("align", "--model", other, "--steps", "1", "--group", "2")
+    assert code == 3 and ("another base model" in err or "no triplets" in err), err
+
+
+def test_a_vocabulary_that_does_not_fit(cloche: Run, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(STARTER, tmp_path / "other"))
+    config = json.loads((other / "config.json").read_text())
+    config["text_config"]["vocab_size"] += 8
+    (other / "config.json").write_text(json.dumps(config))
+    code, _, err = cloche("train", "--model", other, *QUICK)
+    assert code == 3 and "do not fit config.json" in err
+    (other / "config.json").write_text("{")
+    code, _, err = cloche("train", "--model", other, *QUICK, "--dry-run")
+    assert code == 3 and "config.json is broken" in err
+
+
 def test_options_are_the_fields() -> None:
     """Reading the class as text gives what importing it gives."""
     import dataclasses
@@ -149,7 +174,7 @@ def test_options_are_the_fields() -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "marks"),
-    [(0.1, 3.4, [0, 1, 2, 3, 4]), (2, 2, [1, 1.5, 2, 2.5, 3]), (0, 0, [-0.5, -0.25, 0, 0.25, 0.5]), (-3e-5, 0, None)],
+    [(0.1, 3.4, [0, 1, 2, 3, 4]), (2, 2, [1, 1.5, 2, 2.5, 3]), (0, 0, None), (-3e-5, 0, None)],
 )
 def test_ticks_are_round_and_hold_all(low: float, high: float, marks: list[float] | None) -> None:
     found = curves.ticks(low, high)

@@ -40,6 +40,9 @@ def known(directory: Path, max_visual_tokens: int | None = None) -> Known:
     check_directory(directory)
     try:
         config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
+    except Exception as error:  # what a strange config.json raises in transformers has no root of its own
+        raise _unreadable(directory, error) from error
+    try:
         family = family_of(directory, max_visual_tokens)
         shapes = shapes_in(directory)
         tied = bool(getattr(config.get_text_config(), "tie_word_embeddings", False) or config.tie_word_embeddings)
@@ -49,11 +52,16 @@ def known(directory: Path, max_visual_tokens: int | None = None) -> Known:
     except ClocheError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(
-            f"the model's files cannot be read: {type(error).__name__}",
-            where=str(directory),
-            hint="config.json and preprocessor_config.json must be those the weights came with; copy the model again",
-        ) from error
+        raise _unreadable(directory, error) from error
+
+
+def _unreadable(directory: Path, error: Exception) -> BadInput:
+    named = Path(error.filename).name if isinstance(error, OSError) and error.filename else "config.json"
+    return BadInput(
+        f"{named} cannot be read: {type(error).__name__}",
+        where=str(directory),
+        hint="config.json and preprocessor_config.json must be those the weights came with; copy the model again",
+    )
 
 
 def licence_of(directory: Path) -> tuple[str, str]:
