@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -143,7 +143,7 @@ def plan(
     talks = [*conversations_of(desk, source, "plan"), *general]
     grids = _grids(desk, of, source, talks, drawn)
     lengths = _lengths(of, talks, grids)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
     recompute = recomputes(config.gradient_checkpointing, torch.device(device), of.parts.total)
     how = How(precision, device, config.lora.rank, config.optimizer, recompute)
     each_visual = [of.family.visual_tokens(grid) for grid in grids.values()]

@@ -11,6 +11,7 @@ from audit.conversation import Conversation, Turn
 from audit.keys import Cost, generate
 from audit.rows import NewObject, Record
 from audit.vault import Vault
+from synth.triplet import Triplet
 
 STEWARD = Actor("ada", "steward")
 SECRET = b"correct horse battery staple"
@@ -42,10 +43,16 @@ def appliance(folder: Path) -> Path:
         desk = Desk(vault, STEWARD)
         written = begin(desk, "synth", {"samples": 1})
         held = vault.put("conversations", lines, actor=STEWARD, note={"run": written.id})
+        kept = [
+            Triplet(t.record, t.images[0], "Is there a lesion?", "Yes.", "There is one.").to_json()
+            for t in talks
+            if t.kind == "precise"
+        ]
+        triplets = vault.put("triplets", "\n".join(kept).encode(), actor=STEWARD, note={"run": written.id})
         finish(
             desk,
             written,
-            {"conversations": held, "triplets": held, "pairs": RECORDS, "reasons": {}, "tasks": len(talks)},
+            {"conversations": held, "triplets": triplets, "pairs": RECORDS, "reasons": {}, "tasks": len(talks)},
         )
     secret = folder / "passphrase"
     secret.write_bytes(SECRET + b"\n")
