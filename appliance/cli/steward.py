@@ -1,50 +1,20 @@
 """The data steward's commands: from an empty directory to a signed model, one stage a command."""
 
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 
+from appliance.cli.desk import CACHE, DRY, MODEL, desk_of
 from appliance.cli.output import emit, json_option
-from appliance.jobs.defaults import ALIGNMENT_STEPS, FEATURE_CACHE_GB, REHEARSED
+from appliance.jobs.defaults import ALIGNMENT_STEPS
 from appliance.settings import Settings, open_vault, read_passphrase
 from appliance.starter.where import STARTER
 
-_MODEL = click.option(
-    "--model",
-    "model_dir",
-    type=click.Path(path_type=Path),
-    default=STARTER,
-    help="Model directory (safetensors). Default: the starter.",
-)
-_DRY = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-_CACHE = click.option(
-    "--feature-cache-gb",
-    type=click.FloatRange(0),
-    default=FEATURE_CACHE_GB,
-    show_default=True,
-    help="Disk for what the vision tower says of each image, encrypted, in GB; 0 keeps it in memory only.",
-)
 _QUESTIONS = click.option(
     "--questions",
     type=click.Path(path_type=Path, dir_okay=False),
     help="JSONL file of closed questions: image, text, choices, answer.",
 )
-
-
-def _desk(opened: Any, title: str) -> Any:
-    """A desk whose progress is drawn under ``title``: a context manager."""
-
-    @contextmanager
-    def open_desk() -> Any:
-        from appliance.jobs.common import Desk
-        from appliance.progress import progress
-
-        with progress(title) as report:
-            yield Desk(opened[0], opened[1], report)
-
-    return open_desk()
 
 
 @click.command()
@@ -102,7 +72,7 @@ def init(settings: Settings, recipients: tuple[Path, ...]) -> None:
     "--temperature", type=click.FloatRange(0), default=0.8, show_default=True, help="Of the dialogues; 0 is greedy."
 )
 @click.option("--limit", type=click.IntRange(1), help="Only the first N records.")
-@_DRY
+@DRY
 @json_option
 @click.pass_obj
 def synth(
@@ -125,7 +95,7 @@ def synth(
     from appliance.jobs.synthesise import Writers, synthesise
     from synth.pipeline import SynthConfig
 
-    with open_vault(settings, "steward") as opened, _desk(opened, "synthesising") as desk:
+    with open_vault(settings, "steward") as opened, desk_of(opened, "synthesising") as desk:
         if dry_run:
             count = len(training_records(desk)[:limit])
             emit(
@@ -148,76 +118,7 @@ def synth(
 
 
 @click.command()
-@_MODEL
-@click.option("--epochs", type=click.IntRange(1), default=4, show_default=True, help="Passes over the data.")
-@click.option("--rank", type=click.IntRange(1), default=32, show_default=True, help="Rank; the scale is twice that.")
-@click.option(
-    "--learning-rate", type=click.FloatRange(0, min_open=True), default=1.2e-3, show_default=True, help="Peak rate."
-)
-@click.option(
-    "--rehearse",
-    type=click.IntRange(0),
-    default=REHEARSED,
-    show_default=True,
-    help="Questions about drawn general pictures mixed in, against forgetting.",
-)
-@_CACHE
-@click.option("--train-vision", is_flag=True, help="LoRA on vision tower and projector, too; no features once then.")
-@_DRY
-@json_option
-@click.pass_obj
-def train(
-    settings: Settings,
-    model_dir: Path,
-    epochs: int,
-    rank: int,
-    learning_rate: float,
-    rehearse: int,
-    feature_cache_gb: float,
-    train_vision: bool,
-    dry_run: bool,
-) -> None:
-    """Teach a model the newest synthetic tasks: single-stage QLoRA, 4-bit base, features once.
-
-    \b
-    Examples:
-      cloche train
-      cloche train --model /models/Qwen2-VL-2B-Instruct --epochs 1 --dry-run
-    """
-    from appliance.jobs.common import latest
-    from appliance.jobs.learn import train as learn
-    from train.distributed import here
-    from train.lora import LoraConfig
-    from train.models.directory import check_directory
-    from train.sft import SftConfig
-
-    config = SftConfig(epochs=epochs, learning_rate=learning_rate, lora=LoraConfig(rank, 2 * rank, vision=train_vision))
-    with open_vault(settings, "steward") as opened, _desk(opened, "training") as desk:
-        check_directory(model_dir)
-        if dry_run:
-            source = latest(desk, "synth")
-            rows = source.result["pairs"] + -(-rehearse // 2)  # two questions a drawn picture
-            steps = epochs * -(-rows // config.rows_per_step)
-            emit(
-                settings,
-                {"tasks": source.result["tasks"], "steps": steps},
-                f"would take {steps} steps over {source.result['tasks']} tasks, NF4 base, rank {rank}"
-                + train_vision * "; the tower is asked in every step, forward and back, not once",
-            )
-            return
-        run = learn(desk, model_dir, config, rehearse, feature_cache_gb)
-    if not here().first:
-        return  # of several processes one speaks
-    emit(
-        settings,
-        {"run": run.id, **run.result},
-        f"{run.id}: {run.result['steps']} steps, loss {run.result['last'].get('loss', 0):.3f}, "
-        f"model {run.result['model']}\nnext: cloche align, or cloche export",
-    )
-
-
-@click.command()
-@_MODEL
+@MODEL
 @click.option("--steps", type=click.IntRange(1), default=ALIGNMENT_STEPS, show_default=True, help="Optimizer steps.")
 @click.option("--group", type=click.IntRange(2), default=8, show_default=True, help="Completions a prompt, G.")
 @click.option(
@@ -226,8 +127,8 @@ def train(
     show_default=True,
     help="Hold answers to the mirrored image's, left and right swapped.",
 )
-@_CACHE
-@_DRY
+@CACHE
+@DRY
 @json_option
 @click.pass_obj
 def align(
@@ -252,7 +153,7 @@ def align(
     from train.rl.grpo import GrpoConfig
 
     config = GrpoConfig(steps=steps, group=group)
-    with open_vault(settings, "steward") as opened, _desk(opened, "aligning") as desk:
+    with open_vault(settings, "steward") as opened, desk_of(opened, "aligning") as desk:
         check_directory(model_dir)
         if dry_run:
             prompts, trained = latest(desk, "synth").result["reasons"].get("kept", 0), latest(desk, "train")
@@ -274,7 +175,7 @@ def align(
 
 
 @click.command()
-@_MODEL
+@MODEL
 @click.option(
     "--quantisation",
     type=click.Choice(["Q8_0", "Q5_K_M", "Q4_K_M"]),
@@ -283,7 +184,7 @@ def align(
     help="Of the language model; vision is f16.",
 )
 @_QUESTIONS
-@_DRY
+@DRY
 @json_option
 @click.pass_obj
 def export(settings: Settings, model_dir: Path, quantisation: str, questions: Path | None, dry_run: bool) -> None:
@@ -300,7 +201,7 @@ def export(settings: Settings, model_dir: Path, quantisation: str, questions: Pa
     from appliance.jobs.questions import prompts_of, read_questions
     from train.models.directory import family_of
 
-    with open_vault(settings, "steward") as opened, _desk(opened, "exporting") as desk:
+    with open_vault(settings, "steward") as opened, desk_of(opened, "exporting") as desk:
         fit = family_of(model_dir).fitted
         suite = read_questions(desk, questions) if questions else None
         prompts = prompts_of(desk, suite, fit)
@@ -326,12 +227,12 @@ def export(settings: Settings, model_dir: Path, quantisation: str, questions: Pa
 
 
 @click.command()
-@_MODEL
+@MODEL
 @_QUESTIONS
 @click.option(
     "--general", "drawn", type=click.IntRange(0), default=300, show_default=True, help="Questions of the general suite."
 )
-@_DRY
+@DRY
 @json_option
 @click.pass_obj
 def evaluate(settings: Settings, model_dir: Path, questions: Path | None, drawn: int, dry_run: bool) -> None:
@@ -351,7 +252,7 @@ def evaluate(settings: Settings, model_dir: Path, questions: Path | None, drawn:
     from appliance.jobs.questions import general, opener, read_questions
     from train.models.directory import family_of
 
-    with open_vault(settings, "steward") as opened, _desk(opened, "evaluating") as desk:
+    with open_vault(settings, "steward") as opened, desk_of(opened, "evaluating") as desk:
         suites = [read_questions(desk, questions), *([general(drawn)] if drawn else [])]
         exported = latest(desk, "export")
         if dry_run:

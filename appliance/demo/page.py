@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from appliance.demo.plots import bars, curve
+from appliance.plots import bars, curve
 from synth.triplet import Triplet
 
 STYLE = """

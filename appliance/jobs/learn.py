@@ -32,7 +32,7 @@ from train.distributed import ALONE, Team, join
 from train.gguf.files import digest_of
 from train.lora import stamped
 from train.models.features import Features, features_key
-from train.models.loading import load
+from train.models.loading import Precision, load
 from train.rl.domain import Mirror
 from train.rl.grpo import Group, GrpoConfig, Prompt, run_grpo
 from train.rl.rewards import exact
@@ -40,7 +40,13 @@ from train.sft import SftConfig, run_sft
 
 
 def train(
-    desk: Desk, model_dir: Path, config: SftConfig, rehearse: int = 0, feature_cache_gb: float = FEATURE_CACHE_GB
+    desk: Desk,
+    model_dir: Path,
+    config: SftConfig,
+    rehearse: int = 0,
+    precision: Precision = "nf4",
+    max_visual_tokens: int | None = None,
+    feature_cache_gb: float = FEATURE_CACHE_GB,
 ) -> Run:
     """Train an adapter on the newest synth run's conversations; goes on from its checkpoint where it was cut off.
 
@@ -49,12 +55,16 @@ def train(
 
     Args:
         rehearse: questions about drawn general pictures that are mixed in, against forgetting.
+        precision: how the language Linears are held.
+        max_visual_tokens: budget an image; None is the family's own.
         feature_cache_gb: disk for the tower's outputs, in GB; the adapter is the same with any.
     """
     team = join()
     source = latest(desk, "synth")
     conversations = str(source.result["conversations"])
-    settings = as_config(config, synth=source.id, base=digest_of(model_dir), rehearse=rehearse)
+    settings = as_config(
+        config, synth=source.id, base=digest_of(model_dir), rehearse=rehearse, **loaded_as(precision, max_visual_tokens)
+    )
     before = earlier(desk, "train", settings)
     if before and before.state == "done":
         return before
@@ -66,7 +76,7 @@ def train(
     if begun:
         team.say(begun.id)
     general, drawn = rehearsal(rehearse)
-    loaded = load(model_dir, "nf4")
+    loaded = load(model_dir, precision, max_visual_tokens=max_visual_tokens)
     steps = StepEvents(desk, run, members, resumed=before == run)
     store = VaultStore(desk, run, steps.flush, config.keep_checkpoints)
     cached = FeatureCache(desk, run, features_key(loaded), uses_in_training(talks, config.epochs), feature_cache_gb)
@@ -142,6 +152,12 @@ def align(
         {"base": loaded.digest, "parent": trained.result["model"]},
         kept.lines,
     )
+
+
+def loaded_as(precision: Precision, max_visual_tokens: int | None) -> dict[str, str | int]:
+    """What a run's settings say of how its model was loaded; nothing where that is as ever."""
+    said: dict[str, str | int] = {} if precision == "nf4" else {"precision": precision}
+    return said | ({} if max_visual_tokens is None else {"max_visual_tokens": max_visual_tokens})
 
 
 def _records(desk: Desk, names: Iterable[str]) -> list[Record]:

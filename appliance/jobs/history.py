@@ -1,0 +1,97 @@
+"""What a run left: its settings, its metrics step by step, and how two runs differ."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from appliance.curves import Curve
+from appliance.jobs.common import RESEARCH, Desk, lines_of, objects_of_run
+from audit.errors import BadInput
+from audit.rows import Run
+
+Metrics = list[dict[str, float]]
+"""One row a step."""
+
+
+def metrics_of(desk: Desk, run: Run) -> Metrics:
+    """A run's metrics, out of the vault; reading them is a use that the log tells. Empty where there are none yet."""
+    held = str(run.result.get("metrics", ""))
+    if not held:
+        return []
+    with desk.vault.use([held], RESEARCH, desk.actor, "runs", {"run": run.id}) as opened:
+        return [json.loads(line) for line in lines_of(opened.read(held))]
+
+
+def curve_of(run: Run, metrics: Metrics, metric: str) -> Curve:
+    """One metric over the steps; steps without it are left out. Raises BadInput naming those that there are."""
+    points = [
+        (float(row["step"] + 1), float(row[metric]))
+        for row in metrics
+        if isinstance(row.get(metric), int | float) and math.isfinite(row[metric])
+    ]
+    if not points:
+        known = ", ".join(sorted({key for row in metrics for key in row} - {"step"})) or "none yet"
+        raise BadInput(
+            f"{run.id} has no metric {metric!r}; it has {known}", where="runs plot", hint="cloche runs show RUN"
+        )
+    return Curve(run.id, tuple(points))
+
+
+def summary(metrics: Metrics) -> dict[str, float]:
+    """Figures of a whole run: steps, first, last and lowest loss, time, tokens a second, peak memory."""
+    if not metrics:
+        return {}
+    found: dict[str, float] = {"steps": len(metrics)}
+    for name in ("loss", "held_loss", "held_exact", "reward"):
+        values = [row[name] for row in metrics if name in row]
+        if values:
+            best = min(values) if "loss" in name else max(values)
+            found |= {f"{name}_first": values[0], f"{name}_last": values[-1], f"{name}_best": best}
+    spent = sum(row.get("seconds", 0.0) for row in metrics)
+    read = sum(row.get("all_tokens", row.get("tokens", 0)) for row in metrics)
+    found["seconds"] = spent
+    if spent > 0 and read:
+        found["tokens_per_second"] = read / spent
+    if peaks := [row["peak_mb"] for row in metrics if "peak_mb" in row]:
+        found["peak_mb"] = max(peaks)
+    if skipped := sum(row.get("skipped", 0) for row in metrics):
+        found["skipped"] = skipped
+    return found
+
+
+def about(desk: Desk, run: Run, metrics: Metrics) -> dict[str, Any]:
+    """Everything that `cloche runs show` says, as plain values."""
+    kept = objects_of_run(desk, run, "checkpoint")
+    return {
+        "id": run.id,
+        "kind": run.kind,
+        "state": run.state,
+        "created": run.created,
+        "finished": run.finished,
+        "seed": run.seed,
+        "config": dict(run.config),
+        "manifest": run.manifest_root,
+        "summary": summary(metrics),
+        "checkpoints": [{"object": o.id, "bytes": o.size, "created": o.created} for o in kept],
+        "model": run.result.get("model", ""),
+        "result": {k: v for k, v in run.result.items() if k not in ("last", "model", "metrics")},
+    }
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Settings that two runs do not share, by dotted name; None where one has none."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in sorted({*one, *other}):
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found |= differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found[prefix + key] = (a, b)
+    return found
+
+
+def shared_metric(several: Sequence[Metrics]) -> str:
+    """What the curves of some runs can be drawn of: the loss where all have one, else the reward, else a common one."""
+    common = set.intersection(*({k for row in rows for k in row} for rows in several)) - {"step"} if several else set()
+    return next((name for name in ("loss", "reward") if name in common), min(common, default="loss"))

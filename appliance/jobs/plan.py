@@ -1,0 +1,264 @@
+"""A training run before it is one: rows, tokens, steps, memory, disk, time; nothing of it is kept."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from appliance.jobs.common import RESEARCH, Desk, images_in, latest
+from appliance.jobs.rehearsal import rehearsal
+from appliance.jobs.synthesise import conversations_of
+from audit.conversation import Conversation
+from audit.errors import Refused
+from audit.rows import Run
+from train.calibrate import measured
+from train.calibrate import seconds as seconds_of
+from train.data.encode import Encoder
+from train.estimate import How, Memory, Precision, Work, flops, memory
+from train.loss import tile_of
+from train.models.about import Known, known, patches
+from train.models.family import Grid
+from train.recompute import recomputes
+from train.sft_config import SftConfig
+
+LOOKED_AT = 256
+"""Images that are opened for the plan; the others are taken to be as large as the largest of these."""
+LONG_S = 8 * 3600
+"""Seconds beyond which a run on a CPU is begun only with --yes."""
+LARGE = 1_000_000_000
+"""Parameters beyond which the same holds."""
+CACHED = 2048 << 20
+"""Bytes of features in memory at most, as `Features` holds them."""
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a run would do and need."""
+
+    device: str
+    """``cpu`` or ``cuda``."""
+    precision: str
+    """How the language Linears would be held."""
+    parameters: int
+    """Of the model."""
+    images: int
+    """Images to learn from, drawn ones included."""
+    images_looked_at: int
+    """Of these, opened for the plan."""
+    conversations: int
+    """Conversations about them."""
+    rows: int
+    """Rows: one an image set."""
+    tokens: dict[str, int]
+    """Tokens a row: p50, p95, longest, and all."""
+    visual_tokens: int
+    """Visual tokens of an epoch; each image stands in its row once."""
+    learned_tokens: int
+    """Tokens that the loss counts, of an epoch."""
+    steps: int
+    """Optimizer steps."""
+    warmup_steps: int
+    """Of these, with a rising rate."""
+    checkpoints: int
+    """Checkpoints on the way."""
+    memory: Memory
+    """Estimated bytes, by part."""
+    available: int
+    """Bytes of memory that are free where it would run; 0 where unknown."""
+    feature_bytes: int
+    """Features of all images, as the cache would hold them."""
+    seconds: float
+    """Estimated time."""
+    recomputes: bool
+    """Whether layers are computed again in the backward pass."""
+    micro_rows: int
+    """Rows a pass."""
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why a person should think twice; empty where there is no reason."""
+        found = []
+        if self.device == "cpu" and (self.seconds > LONG_S or self.parameters > LARGE):
+            found.append(
+                f"there is no GPU, and {self.parameters / 1e9:.1f} billion parameters would take {_time(self)}"
+            )
+        if self.available and self.memory.peak > self.available:
+            found.append(
+                f"it needs about {gib(self.memory.peak)} of memory and {gib(self.available)} are free: "
+                "the run would likely be stopped by the system"
+            )
+        return found
+
+    def data(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self) | {"memory": self.memory.rows(), "reasons": self.reasons, "on_out_of_memory": OUT_OF_MEMORY}
+
+    def short(self) -> str:
+        """One line for a person."""
+        return (
+            f"plan: {self.steps} steps over {self.rows} rows, longest {self.tokens['longest']} tokens, about "
+            f"{_time(self)} and {gib(self.memory.peak)} on {self.device} (cloche train --dry-run says more)"
+        )
+
+    def table(self) -> str:
+        """All of it for a person."""
+        parts = {k: v for k, v in self.memory.rows().items() if k != "peak"}
+        looked = "" if self.images_looked_at == self.images else f" ({self.images_looked_at} looked at)"
+        rows = [
+            ("images", f"{self.images:,}{looked}"),
+            ("conversations", f"{self.conversations:,} in {self.rows:,} rows"),
+            ("tokens a row", ", ".join(f"{k} {v:,}" for k, v in self.tokens.items() if k != "all")),
+            ("tokens an epoch",
+             f"{self.tokens['all']:,}: {self.visual_tokens:,} visual, {self.learned_tokens:,} learned"),
+            ("steps", f"{self.steps:,}, {self.warmup_steps:,} of them warm-up; {self.checkpoints:,} checkpoints"),
+            ("device", f"{self.device}, language Linears in {self.precision}, {self.micro_rows} rows a pass"
+                       + (", layers recomputed" if self.recomputes else "")),
+            ("memory, about",
+             gib(self.memory.peak) + (f" of {gib(self.available)} free" if self.available else "")),
+            *((f"  {name}", gib(size)) for name, size in parts.items()),
+            ("features of all images", gib(self.feature_bytes)),
+            ("time, about", _time(self)),
+            ("out of memory", OUT_OF_MEMORY),
+        ]  # fmt: skip
+        return "\n".join(f"{name:24}{said}" for name, said in rows)
+
+
+OUT_OF_MEMORY = "the longest rows go first as a probe; rows a pass are halved, the rows of a step stay as many"
+
+
+def plan(
+    desk: Desk,
+    model_dir: Path,
+    config: SftConfig,
+    rehearse: int,
+    precision: Precision = "nf4",
+    max_visual_tokens: int | None = None,
+) -> TrainingPlan:
+    """Plan a run on the newest synthetic tasks. Opens the conversations and some images, which the log says."""
+    source = latest(desk, "synth")
+    of = known(model_dir, max_visual_tokens)
+    general, drawn = rehearsal(rehearse)
+    talks = [*conversations_of(desk, source, "plan"), *general]
+    grids = _grids(desk, of, source, talks, drawn)
+    lengths = _lengths(of, talks, grids)
+    device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
+    recompute = recomputes(config.gradient_checkpointing, torch.device(device), of.parts.total)
+    how = How(precision, device, config.lora.rank, config.optimizer, recompute)
+    each_visual = [of.family.visual_tokens(grid) for grid in grids.values()]
+    rows = [(t, n) for t, n, _ in lengths]
+    stages = 2 if config.stages == "two" else 1
+    kept = max(1, round(len(rows) * (1 - config.held_out)))
+    steps = config.epochs * max(1, -(-kept // config.rows_per_step))
+    work = _largest(of, rows, grids, config, how)
+    spent = flops(of.parts, of.shape, rows, sum(patches(of.family, n) for n in each_visual), config.epochs, recompute)
+    compute = torch.float32 if how.compute == 4 else torch.bfloat16
+    speed = measured(of.shape, precision, torch.device(device), compute)
+    passes = (3 if recompute else 2) * config.epochs * -(-kept // min(config.micro_rows, config.rows_per_step))
+    ordered = sorted(t for t, _ in rows)
+    return TrainingPlan(
+        device=device,
+        precision=precision,
+        parameters=of.parts.total,
+        images=len(grids),
+        images_looked_at=min(len(grids), LOOKED_AT + len(drawn)),
+        conversations=len(talks),
+        rows=len(rows),
+        tokens={
+            "p50": ordered[len(ordered) // 2],
+            "p95": ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))],
+            "longest": ordered[-1],
+            "all": sum(ordered),
+        },
+        visual_tokens=sum(v for _, _, v in lengths),
+        learned_tokens=sum(n for _, n in rows),
+        steps=steps * stages,
+        warmup_steps=stages * max(1, int(steps * config.warmup)),
+        checkpoints=(steps * stages - 1) // config.checkpoint_every,
+        memory=memory(of.parts, of.shape, work, how),
+        available=_available(device),
+        feature_bytes=_feature_bytes(of, grids, how),
+        seconds=seconds_of(spent, speed, of.parts.in_linears, passes),
+        recomputes=recompute,
+        micro_rows=config.micro_rows,
+    )
+
+
+def asked(found: TrainingPlan, yes: bool, command: str = "cloche train --yes") -> None:
+    """Refuse a run that needs a person's word and has none."""
+    if found.reasons and not yes:
+        raise Refused("; ".join(found.reasons), where="the plan", hint=f"{command}, with the same settings, to do it")
+
+
+def _grids(desk: Desk, of: Known, source: Run, talks: Sequence[Conversation], drawn: dict[str, Any]) -> dict[str, Grid]:
+    """What each image is cut into; beyond LOOKED_AT, the largest that was seen."""
+    names = sorted({i for t in talks for i in t.images})
+    stored = [name for name in names if name not in drawn]
+    step = -(-len(stored) // LOOKED_AT) or 1
+    some = stored[::step]
+    found = {name: of.family.grid(of.family.fitted(drawn[name])) for name in names if name in drawn}
+    if some:
+        with desk.vault.use(some, RESEARCH, desk.actor, "plan", {"synth": source.id}) as opened:
+            image = images_in(opened)
+            found |= {name: of.family.grid(of.family.fitted(image(name))) for name in some}
+        largest = max((found[name] for name in some), key=of.family.visual_tokens)
+        found |= {name: largest for name in stored if name not in found}
+    return {name: found[name] for name in names}
+
+
+def _lengths(of: Known, talks: Sequence[Conversation], grids: dict[str, Grid]) -> list[tuple[int, int, int]]:
+    """(tokens, learned tokens, visual tokens) of each row, as `rows_of` will lay it. Raises Refused for none."""
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(of.directory, local_files_only=True, use_fast=True)
+    encoder = Encoder(tokenizer, of.family)
+    rows: dict[tuple[str, ...], list[tuple[int, int, int, int]]] = {}
+    for talk in talks:
+        one = encoder.encode(talk, [grids[i] for i in talk.images], talk.kind == "synthesizer")
+        if one.learned[1:].any() and len(one.ids) <= of.shape.context:
+            key = talk.images or (f"text {talk.id}",)
+            shared = one.shared_until if talk.images else 0
+            rows.setdefault(key, []).append((len(one.ids), shared, int(one.learned.sum()), int(one.visual.sum())))
+    if not rows:
+        raise Refused("no conversation has a learned turn that fits the model", where="train", hint="cloche synth")
+    return [
+        (some[0][1] + sum(length - shared for length, shared, _, _ in some), sum(s[2] for s in some), some[0][3])
+        for some in rows.values()
+    ]
+
+
+def _feature_bytes(of: Known, grids: dict[str, Grid], how: How) -> int:
+    return sum(of.family.feature_bytes(grid, of.shape.hidden, how.compute) for grid in grids.values())
+
+
+def _largest(of: Known, rows: list[tuple[int, int]], grids: dict[str, Grid], config: SftConfig, how: How) -> Work:
+    """The pass of the longest rows."""
+    each_visual = [of.family.visual_tokens(grid) for grid in grids.values()]
+    most = min(config.micro_rows, config.rows_per_step, len(rows))
+    longest = sorted(rows)[-most:]
+    features = min(CACHED, _feature_bytes(of, grids, how))
+    learned = min(sum(n for _, n in longest), tile_of(of.shape.vocabulary, config.head_tile))
+    return Work(most, longest[-1][0], learned, patches(of.family, max(each_visual, default=0)), features)
+
+
+def _available(device: str) -> int:
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), 0)
+
+
+def gib(size: int) -> str:
+    """Bytes for a person."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+def _time(found: TrainingPlan) -> str:
+    from appliance.progress import in_words
+
+    days = found.seconds / 86400
+    return f"{days:,.0f} days" if days > 3 else in_words(found.seconds)

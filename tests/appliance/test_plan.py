@@ -1,0 +1,168 @@
+"""The estimate: real models' shapes against their known sizes, and a measured peak."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.appliance.measured import ROWS, write_model
+from train.calibrate import Speed, measured, seconds
+from train.estimate import Flops, How, Shape, Work, flops, layer_bytes, memory
+from train.models.family import Family
+from train.models.parts import Parts, parts_of, shapes_in, without_tied_head
+
+GB = 1e9
+TARGETS = r"model\.language_model\.layers\.\d+\.((self|cross)_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
+
+
+def qwen2_vl_2b() -> Any:
+    from transformers import Qwen2VLConfig
+
+    return Qwen2VLConfig(
+        text_config={
+            "vocab_size": 151936, "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
+            "num_attention_heads": 12, "num_key_value_heads": 2, "max_position_embeddings": 32768,
+            "tie_word_embeddings": True,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+        },
+        vision_config={
+            "depth": 32, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16, "mlp_ratio": 4, "patch_size": 14,
+            "spatial_merge_size": 2, "temporal_patch_size": 2, "in_channels": 3,
+        },
+        tie_word_embeddings=True,
+    )  # fmt: skip
+
+
+def llava_next_8b() -> Any:
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig
+
+    text = LlamaConfig(
+        vocab_size=128320, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=8, max_position_embeddings=8192, tie_word_embeddings=False,
+    )  # fmt: skip
+    vision = CLIPVisionConfig(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336,
+        patch_size=14, projection_dim=768,
+    )  # fmt: skip
+    return LlavaNextConfig(vision_config=vision, text_config=text, tie_word_embeddings=False)
+
+
+def mllama_11b() -> Any:
+    from transformers import MllamaConfig
+
+    return MllamaConfig(
+        text_config={
+            "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 40,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072,
+            "cross_attention_layers": [3, 8, 13, 18, 23, 28, 33, 38], "tie_word_embeddings": False,
+        },
+        vision_config={
+            "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_global_layers": 8,
+            "attention_heads": 16, "image_size": 560, "patch_size": 14, "max_num_tiles": 4,
+            "vision_output_dim": 7680, "intermediate_layers_indices": [3, 7, 15, 23, 30],
+            "supported_aspect_ratios": [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]],
+        },
+    )  # fmt: skip
+
+
+def counted(config: Any, targets: str = TARGETS) -> tuple[Parts, Any]:
+    """Parts of a model that is only shapes."""
+    import transformers
+
+    with torch.device("meta"):
+        model = transformers.AutoModelForImageTextToText.from_config(config)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    return parts_of(shapes, targets), model
+
+
+@pytest.mark.parametrize(
+    ("config", "total", "linears"),
+    [(qwen2_vl_2b, 2.209, 28 * 7), (llava_next_8b, 8.355, 32 * 7), (mllama_11b, 10.67, 40 * 7)],
+    ids=["Qwen2-VL-2B", "LLaVA-NeXT-8B", "Llama-3.2-11B-Vision"],
+)
+def test_real_models_have_their_known_sizes(config: Any, total: float, linears: int) -> None:
+    parts, model = counted(config())
+    assert parts.total == sum(p.numel() for p in model.parameters())
+    assert parts.total / GB == pytest.approx(total, rel=0.005)
+    assert len(parts.adapted) == len(parts.linears) == linears
+    assert parts.vision > 3e8 and parts.projector > 1e6
+
+
+@pytest.mark.parametrize("config", [llava_next_8b, mllama_11b])
+def test_large_models_fit_a_workstation_card(config: Any) -> None:
+    """8B and 11B in NF4 with recomputing, one row of an image of 2,880 visual tokens: under 24 GiB."""
+    parts, _ = counted(config())
+    how = How("nf4", "cuda", 16, "adamw", True)
+    found = memory(parts, Shape.of(config()), Work(1, 3200, 320, 2880), how)
+    assert found.weights < found.peak < 24 << 30
+    assert found.weights > 4 << 30
+    assert memory(parts, Shape.of(config()), Work(1, 3200, 320, 2880), How("bf16", "cuda")).peak > 24 << 30
+
+
+def test_names_on_disk_and_in_memory_give_the_same_parts(tmp_path: Path) -> None:
+    import transformers
+
+    directory = write_model(tmp_path / "model", 2, 256, 512)
+    config = transformers.AutoConfig.from_pretrained(directory)
+    on_disk = parts_of(without_tied_head(shapes_in(directory), True), Family.lora_targets)
+    in_memory, _ = counted(config, Family.lora_targets)
+    assert (on_disk.total, on_disk.vision, on_disk.projector) == (
+        in_memory.total, in_memory.vision, in_memory.projector)  # fmt: skip
+    assert sorted(on_disk.adapted) == sorted(in_memory.adapted) and len(on_disk.adapted) == 14
+    assert on_disk.adapter(4) == 4 * sum(a + b for a, b in in_memory.adapted)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from Linux's /proc")
+@pytest.mark.parametrize(("shape", "checkpointing"), [((8, 768, 2048), False), ((6, 1024, 4096), True)])
+def test_the_estimate_is_within_a_quarter_of_a_measured_peak(
+    tmp_path: Path, shape: tuple[int, int, int], checkpointing: bool
+) -> None:
+    """A model of 53 and one of 93 million parameters; the peak is what training adds to the loaded model."""
+    import transformers
+
+    more = ["--checkpointing"] if checkpointing else []
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.appliance.measured", str(tmp_path), *map(str, shape), *more],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536"},
+    )  # fmt: skip
+    real = json.loads(done.stdout.splitlines()[-1])
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    parts = parts_of(without_tied_head(shapes_in(tmp_path), True), Family.lora_targets)
+    work = Work(ROWS, real["tokens"], real["learned"], 256)
+    found = memory(parts, Shape.of(config), work, How("nf4", "cpu", 8, "adamw", checkpointing))
+    assert found.trained == pytest.approx(real["above"], rel=0.25)
+
+
+def test_recomputing_keeps_one_layer_and_the_inputs_of_the_others() -> None:
+    shape, work = Shape(1536, 28, 8960, 12, 2, 128, 151936, 32768, 1280, 5120), Work(4, 1024, 128)
+    parts, _ = counted(qwen2_vl_2b())
+    off, on = (memory(parts, shape, work, How("nf4", "cuda", checkpointing=c)) for c in (False, True))
+    layer = layer_bytes(shape, work, How("nf4", "cuda"))
+    assert off.activations - on.activations == 27 * layer - 28 * 4 * 1024 * 1536 * 2
+    assert off.weights == on.weights and off.head == on.head
+
+
+def test_flops_are_those_of_a_frozen_base() -> None:
+    """Forward, and a backward to the inputs alone; recomputing is one more forward; the tower once an image."""
+    parts, shape = Parts(10, 0, 0, 100, ((10, 10),), ()), Shape(10, 1, 20, 2, 1, 5, 7, 64, 8, 16)
+    plain = flops(parts, shape, [(4, 2), (6, 1)], 3, 2, False)
+    again = flops(parts, shape, [(4, 2), (6, 1)], 3, 2, True)
+    assert plain == Flops(4 * 100 * 20, 4 * (16 + 36) * 2 * 10 * 3, 4 * 10 * 7 * 3 * 2, 2 * 10 * 3)
+    assert again.linears == plain.linears * 3 // 2 and again.vision == plain.vision
+    assert seconds(plain, Speed(1e3, 1e-3, 1e3), 100, 2) == pytest.approx(
+        plain.linears / 1e3 + (plain.total - plain.linears) / 1e3 + 0.2
+    )
+
+
+@pytest.mark.parametrize("precision", ["nf4", "fp32"])
+def test_a_calibration_gives_rates(precision: Any) -> None:
+    shape = Shape(256, 2, 512, 4, 2, 64, 512, 2048, 96, 384)
+    found = measured(shape, precision, torch.device("cpu"), torch.float32)
+    assert found.product > 1e6 and found.linear > 1e5 and found.fixed_s >= 0

@@ -1,0 +1,136 @@
+"""What a model directory is, before anything of it is loaded: family, size, licence, tokens an image, memory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from audit.errors import BadInput, ClocheError
+from train.estimate import GGUF_BYTES, How, Memory, Shape, Work, memory
+from train.gguf.files import digest_of, digest_of_file
+from train.models.directory import check_directory, family_of
+from train.models.family import Family
+from train.models.parts import Parts, parts_of, shapes_in, without_tied_head
+
+_USUAL, _LARGEST = 448, 4096
+_SERVED_CONTEXT = 4096
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is read of a model directory without its weights."""
+
+    directory: Path
+    """Where it is."""
+    family: Family
+    """What is particular to it."""
+    config: Any
+    """transformers' config."""
+    shape: Shape
+    """Its numbers."""
+    parts: Parts
+    """Its parameters."""
+
+
+def known(directory: Path, max_visual_tokens: int | None = None) -> Known:
+    """Read a model directory. Raises as check_directory, and BadInput where its files contradict each other."""
+    import transformers
+
+    check_directory(directory)
+    try:
+        config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
+    except Exception as error:  # what a strange config.json raises in transformers has no root of its own
+        raise _unreadable(directory, error) from error
+    try:
+        family = family_of(directory, max_visual_tokens)
+        shapes = shapes_in(directory)
+        tied = bool(getattr(config.get_text_config(), "tie_word_embeddings", False) or config.tie_word_embeddings)
+        return Known(
+            directory, family, config, Shape.of(config), parts_of(without_tied_head(shapes, tied), family.lora_targets)
+        )
+    except ClocheError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unreadable(directory, error) from error
+
+
+def _unreadable(directory: Path, error: Exception) -> BadInput:
+    named = Path(error.filename).name if isinstance(error, OSError) and error.filename else "config.json"
+    return BadInput(
+        f"{named} cannot be read: {type(error).__name__}",
+        where=str(directory),
+        hint="config.json and preprocessor_config.json must be those the weights came with; copy the model again",
+    )
+
+
+def licence_of(directory: Path) -> tuple[str, str]:
+    """Name and first line of the licence file; two empty strings where there is none."""
+    for path in sorted(directory.iterdir()):
+        if path.is_file() and path.name.lower().startswith(("license", "licence", "copying", "notice")):
+            with path.open(encoding="utf-8", errors="replace") as file:
+                lines = (line.strip() for line in file.read(10_000).splitlines())
+            return path.name, next((line[:200] for line in lines if line), "")
+    return "", ""
+
+
+def visual_tokens(family: Family) -> dict[str, int]:
+    """Visual tokens of an image of the usual size, and of a very large one, within the budget."""
+    return {
+        f"{side}x{side}": family.visual_tokens(family.grid(family.fitted(Image.new("RGB", (side, side)))))
+        for side in (_USUAL, _LARGEST)
+    }
+
+
+def patches(family: Family, tokens: int) -> int:
+    """Patches that the tower reads for so many visual tokens; about, where a family does not merge them."""
+    return tokens * int(getattr(family, "merge", 1)) ** 2
+
+
+def to_train(of: Known, how: How) -> Memory:
+    """Memory of NF4 LoRA on one row of an image of the usual size, and a caption."""
+    tokens = visual_tokens(of.family)[f"{_USUAL}x{_USUAL}"]
+    return memory(of.parts, of.shape, Work(1, tokens + 256, 192, patches(of.family, tokens)), how)
+
+
+def to_serve(of: Known) -> dict[str, int]:
+    """Bytes to answer with, by quantisation: language model, vision in 16 bits, keys and values of the context."""
+    language, vision = of.parts.language + of.parts.embeddings, of.parts.vision + of.parts.projector
+    context = min(_SERVED_CONTEXT, of.shape.context)
+    cache = 2 * of.shape.layers * of.shape.kv_heads * of.shape.head_dim * 2 * context
+    return {name: int(language * each) + 2 * vision + cache for name, each in GGUF_BYTES.items()}
+
+
+def about(directory: Path) -> dict[str, Any]:
+    """Everything that `cloche models show` says of a directory, as plain values; digests take a while."""
+    of = known(directory)
+    name, line = licence_of(directory)
+    parts = of.parts
+    files = [p for p in sorted(directory.rglob("*")) if p.is_file() and not _hidden(p.relative_to(directory))]
+    return {
+        "directory": str(directory),
+        "family": of.family.model_type,
+        "parameters": {
+            "total": parts.total,
+            "language": parts.language,
+            "embeddings": parts.embeddings,
+            "vision": parts.vision,
+            "projector": parts.projector,
+        },
+        "licence": {"file": name, "first_line": line},
+        "visual_tokens": visual_tokens(of.family),
+        "context": of.shape.context,
+        "train_bytes": {
+            f"nf4, {device}": to_train(of, How(device=device, checkpointing=device == "cuda")).peak
+            for device in ("cpu", "cuda")
+        },
+        "serve_bytes": to_serve(of),
+        "digest": digest_of(directory),
+        "files": {
+            p.relative_to(directory).as_posix(): {"bytes": p.stat().st_size, "sha256": digest_of_file(p)} for p in files
+        },
+    }
+
+
+def _hidden(name: Path) -> bool:
+    return any(part.startswith(".") for part in name.parts)
