@@ -150,4 +150,4 @@ def test_beyond_the_budget_the_least_recently_used_goes(loaded: Any) -> None:
     assert len(opened) == 17
     kept.of("1")
     assert opened[-1] == "1" and len(opened) == 18
-    assert kept.held == sum(f.nbytes for f, _ in kept.kept.values()) <= 1 << 20
+    assert kept.held == sum(f.nbytes for f in kept.kept.values()) <= 1 << 20

@@ -99,6 +99,7 @@ class Features:
         with torch.no_grad():
             said = self.loaded.family.features(self.loaded.model, self._fitted(image_id))
         found = _moved(said, torch.device("cpu"))
+        self.grid(image_id)  # while the image is at hand
         self.computed += 1
         if self.store and self.store.wants(image_id):
             self.store.put(image_id, packed(found, self.grid(image_id), self._about(image_id)))

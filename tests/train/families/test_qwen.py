@@ -95,11 +95,10 @@ def test_every_deepstack_layer_is_read(deep: Opened) -> None:
     visual = deep.features.of(name)
     assert len(visual.deep) == 2 and all(layer.shape == visual.tokens.shape for layer in visual.deep)
     assert visual.nbytes == 3 * visual.tokens.nbytes
-    grid = deep.features.grid(name)
     for silent in range(2):
         layers = tuple(layer * (k != silent) for k, layer in enumerate(visual.deep))
         muted = Features(deep.loaded, opened)
-        muted.kept[name] = (Visual(visual.tokens, layers), grid)
+        muted.kept[name] = Visual(visual.tokens, layers)
         found, _ = logits_of(replace(deep, features=muted), deep.loaded.model, rows)
         assert float((found - wanted).abs().max()) > 1e-2
 
