@@ -102,7 +102,11 @@ def show(settings: Settings, run_id: str, as_config: bool) -> None:
         name = shared_metric([metrics])
         drawn = f"\n{name:20}{sparkline([row[name] for row in metrics if name in row])}"
     flat = [(k, v) for k, v in data.items() if not isinstance(v, dict | list)]
-    nested = [(f"{k}.{name}", v) for k in ("config", "summary", "result") for name, v in data[k].items()]
+    nested = [
+        (f"{k}.{name}", f"{len(v)} files" if name == "base_files" else v)
+        for k in ("config", "summary", "result")
+        for name, v in data[k].items()
+    ]
     kept = [("checkpoint", f"{c['created']}, {c['bytes']:,} bytes") for c in data["checkpoints"]]
     emit(settings, data, "\n".join(f"{k:32}{_said(v)}" for k, v in (*flat, *nested, *kept)) + drawn)
 
