@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from train.rl.rewards.case import Case, Reward, Verdict
-from train.rl.rewards.text import answer_of, tokens
 from train.rl.rewards.token_f1 import TokenF1
+from train.rl.text import answer_of, tokens
 
 SLACK = 4
 """Words more than the reference's that cost nothing."""

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from train.rl.rewards.guards import idle
+from train.rl.guards import idle
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass
 
+from train.rl.guards import POLES, negated
 from train.rl.rewards.case import Case, Reward, Verdict
-from train.rl.rewards.guards import POLES, negated
-from train.rl.rewards.text import answer_of, starts_of, tokens, words
+from train.rl.text import answer_of, starts_of, tokens, words
 
 HEDGES = {"maybe", "perhaps", "possibly", "probably", "either", "or", "both", "unsure", "unclear", "uncertain"} | {
     "unknown",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from train.rl.rewards.case import Case, Reward, Verdict
-from train.rl.rewards.text import answer_of, words
+from train.rl.text import answer_of, words
 
 
 def exact(completion: str, reference: str) -> float:

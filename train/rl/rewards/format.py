@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from audit.errors import BadInput
+from train.rl.guards import idle
 from train.rl.rewards.case import Case, Reward, Verdict
-from train.rl.rewards.guards import idle
-from train.rl.rewards.text import words
-from train.rl.rewards.units import quantities
+from train.rl.text import words
+from train.rl.units import quantities
 
 SLOTS = {"answer": 40, "number": 8, "rationale": 400}
 """What a template may leave open, and how many words it may have."""

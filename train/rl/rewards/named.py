@@ -14,9 +14,9 @@ from train.rl.rewards.format import Format
 from train.rl.rewards.number import MOST, Number
 from train.rl.rewards.rouge_l import RougeL
 from train.rl.rewards.rules import DomainRules
-from train.rl.rewards.text import words
 from train.rl.rewards.token_f1 import TokenF1
 from train.rl.rules.file import read_rules
+from train.rl.text import words
 
 
 @dataclass(frozen=True)

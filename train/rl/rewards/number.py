@@ -3,10 +3,10 @@
 import re
 from dataclasses import dataclass
 
+from train.rl.guards import negated, opposed
 from train.rl.rewards.case import Case, Reward, Verdict
-from train.rl.rewards.guards import negated, opposed
-from train.rl.rewards.text import answer_of, tokens, words
-from train.rl.rewards.units import quantities
+from train.rl.text import answer_of, tokens, words
+from train.rl.units import quantities
 
 MOST = 0.5
 """Tolerance at most: with more, twice as much is still right."""

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from train.rl.guards import opposed
 from train.rl.rewards.case import Case, Reward, Verdict
-from train.rl.rewards.guards import opposed
-from train.rl.rewards.text import answer_of, tokens, words
+from train.rl.text import answer_of, tokens, words
 
 
 def longest_common(one: Sequence[str], other: Sequence[str]) -> int:

@@ -3,9 +3,9 @@
 from collections import Counter
 from dataclasses import dataclass
 
+from train.rl.guards import opposed
 from train.rl.rewards.case import Case, Reward, Verdict
-from train.rl.rewards.guards import opposed
-from train.rl.rewards.text import answer_of, words
+from train.rl.text import answer_of, words
 
 
 def token_f1(completion: str, reference: str) -> float:

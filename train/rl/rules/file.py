@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from audit.errors import BadInput
-from train.rl.rewards.text import words
-from train.rl.rewards.units import UNITS, unit_of
 from train.rl.rules.kinds import Contradiction, Implication, Laterality, Range, Vocabulary
 from train.rl.rules.rule import Rule, Terms
+from train.rl.text import words
+from train.rl.units import UNITS, unit_of
 
 MOST_BYTES = 1 << 18
 """Of a rules file."""

@@ -2,12 +2,37 @@
 
 from dataclasses import dataclass
 
-from train.rl.rewards.text import answer_of, words
-from train.rl.rewards.units import quantities, unit_of
 from train.rl.rules.rule import Found, Rule, Terms, claimed, said
+from train.rl.text import answer_of, words
+from train.rl.units import quantities, unit_of
 
 CONNECTING = set(
-    "and with of to from for by is are it there this that as no yes not without be has have seen shows which".split()
+    [
+        "and",
+        "with",
+        "of",
+        "to",
+        "from",
+        "for",
+        "by",
+        "is",
+        "are",
+        "it",
+        "there",
+        "this",
+        "that",
+        "as",
+        "no",
+        "yes",
+        "not",
+        "without",
+        "be",
+        "has",
+        "have",
+        "seen",
+        "shows",
+        "which",
+    ]
 )
 """Words that every vocabulary allows."""
 

@@ -3,8 +3,8 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from train.rl.rewards.guards import NEGATIONS
-from train.rl.rewards.text import starts_of, words
+from train.rl.guards import NEGATIONS
+from train.rl.text import starts_of, words
 
 REACH = 3
 """Words after a negation that it may deny."""

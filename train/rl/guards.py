@@ -6,7 +6,7 @@ cheat look alike, the honest one loses: a reward that is sometimes missed costs 
 
 from collections import Counter
 
-from train.rl.rewards.text import answer_of, answers_of, starts_of, words
+from train.rl.text import answer_of, answers_of, starts_of, words
 
 SIDES = ("left", "right")
 """Never both where the reference has one, however long it is."""

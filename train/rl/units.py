@@ -33,7 +33,7 @@ UNITS: dict[str, tuple[str, float]] = {
     for spelt in ({unit, unit + "s"} if len(unit) > 2 and unit.isascii() and unit.isalpha() else {unit})
 }
 """Each spelling: its kind, and how many of the kind's unit it is."""
-_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _NUMBER = re.compile(
     r"(?<![\w.,])([-+]?)(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:[.,]\d+)?)(?:e([-+]?\d{1,2}))?"
     r"(?:[\s-]*(%|‰|°\s?c\b|°|[a-zµ]+[23]?)(?![\w])(?:\s*/\s*([a-zµ]+[23]?)(?!\w))?)?"
