@@ -6,34 +6,8 @@ from train.rl.rules.rule import Found, Rule, Terms, claimed, said
 from train.rl.text import answer_of, words
 from train.rl.units import quantities, unit_of
 
-CONNECTING = set(
-    [
-        "and",
-        "with",
-        "of",
-        "to",
-        "from",
-        "for",
-        "by",
-        "is",
-        "are",
-        "it",
-        "there",
-        "this",
-        "that",
-        "as",
-        "no",
-        "yes",
-        "not",
-        "without",
-        "be",
-        "has",
-        "have",
-        "seen",
-        "shows",
-        "which",
-    ]
-)
+CONNECTING = {"and", "with", "of", "to", "from", "for", "by", "is", "are", "it", "there", "this", "that", "as", "no"}
+CONNECTING |= {"yes", "not", "without", "be", "has", "have", "seen", "shows", "which"}
 """Words that every vocabulary allows."""
 
 
