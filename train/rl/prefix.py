@@ -71,15 +71,18 @@ def hidden_from(text: str, reference: str) -> tuple[int, list[tuple[int, int]]]:
     Returns: the place of that word's first letter, the text's length where it never comes, 0 where the reference says
         nothing; (start, stop) of each word or number.
     """
-    folded, places = _folded(text)
     wanted = secrets(reference)
-    units, first = [], len(text)
-    for match in _UNIT.finditer(folded):
-        start = places[match.start()]
-        units.append((start, places[match.end()] if match.end() < len(places) else len(text)))
-        if first == len(text) and any(_tells(match.group(), secret) for secret in wanted):
-            first = start
+    first, units = len(text), []
+    for gap in ("", " "):  # an invisible mark may stand in a word or between two
+        folded, places = _folded(text, gap)
+        for match in _UNIT.finditer(folded):
+            start = places[match.start()]
+            if not gap:
+                units.append((start, places[match.end()] if match.end() < len(places) else len(text)))
+            if start < first and any(_tells(match.group(), secret) for secret in wanted):
+                first = start
     if not wanted:
+        folded, places = _folded(text)
         sign = _folded(reference)[0].strip()
         at = folded.find(sign) if sign else 0
         first = places[at] if 0 <= at < len(places) else len(text)
@@ -88,7 +91,7 @@ def hidden_from(text: str, reference: str) -> tuple[int, list[tuple[int, int]]]:
 
 def secrets(reference: str) -> list[str]:
     """Words and numbers of a reference that a prefix must not say, folded."""
-    words = _UNIT.findall(_folded(reference)[0])
+    words = list(dict.fromkeys(w for gap in ("", " ") for w in _UNIT.findall(_folded(reference, gap)[0])))
     return [w for w in words if w not in _EMPTY] or words
 
 
@@ -111,14 +114,19 @@ def _values(unit: str) -> set[str]:
     return {f"{float(r):.12g}" for r in readings}
 
 
-def _folded(text: str) -> tuple[str, list[int]]:
-    """Letters without case, accents and invisible marks; which letter of the text each comes from."""
+def _folded(text: str, gap: str = "") -> tuple[str, list[int]]:
+    """Letters without case and accents, and which letter of the text each comes from; invisible marks become ``gap``.
+
+    Case is folded once more after the letters are taken apart: some only then have one.
+    """
     folded, places = [], []
     for place, letter in enumerate(text):
-        for one in unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", letter).casefold()):
-            if unicodedata.category(one)[0] != "M" and unicodedata.category(one) != "Cf":
-                folded.append(one)
-                places.append(place)
+        apart = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", letter).casefold())
+        for one in apart.casefold():
+            kind = unicodedata.category(one)
+            kept = gap if kind == "Cf" else "" if kind[0] == "M" else one
+            folded.append(kept)
+            places += [place] * len(kept)
     return "".join(folded), places
 
 
