@@ -22,6 +22,8 @@ MIRRORED = "#mirrored"
 class Mirror:
     """Left and right exchanged."""
 
+    name = "mirrored"
+    suffix = MIRRORED
     permutation: np.ndarray
     """(V,) int64: each token's counterpart; most are their own."""
     unswappable: re.Pattern[str] | None
@@ -54,9 +56,9 @@ class Mirror:
         order = torch.from_numpy(self.swap(np.arange(logits.shape[-1])))
         return logits[:, order.to(logits.device)]
 
-    def applies(self, text: str) -> bool:
+    def applies(self, question: str, completion: str = "") -> bool:
         """Whether the constraint may be put on a conversation with these words."""
-        return self.unswappable is None or not self.unswappable.search(text)
+        return self.unswappable is None or not self.unswappable.search(f"{question} {completion}")
 
 
 def mirrored(image: Image.Image) -> Image.Image:
