@@ -35,7 +35,7 @@ from train.models.features import Features, features_key
 from train.models.loading import Precision, load
 from train.rl.domain import MIRRORED, Mirror
 from train.rl.grpo import Group, GrpoConfig, Prompt, run_grpo
-from train.rl.rewards import exact
+from train.rl.rewards.exact import Exact
 from train.sft import SftConfig, run_sft
 
 
@@ -138,11 +138,12 @@ def align(
             prompts,
             Features(loaded, images_in(opened), store=cached),
             config,
-            exact,
+            [Exact()],
             store,
-            Mirror.of(loaded.tokenizer) if mirror else None,
+            [Mirror.of(loaded.tokenizer)] if mirror else [],
             desk.progress,
             taken,
+            tell=desk.tell,
         )
         steps.flush()
     return _keep(
@@ -189,6 +190,10 @@ class Completions:
                 "wanted": g.prompt.reference,
                 "said": g.texts,
                 "rewards": g.rewards,
+                "scores": g.scores,
+                "advantages": g.advantages.tolist(),
+                "prefix": g.prefix,
+                "kept": g.kept,
             }
             self.lines.append(json.dumps(row))
 

@@ -136,16 +136,6 @@ def test_what_passes_the_gate_is_swapped_word_by_word(even: Any, words: list[str
         assert words[:1] == ["Left"]  # no token of its own without a space
 
 
-def test_on_the_tiny_model_it_is_the_mirror_of_old(loaded: Any) -> None:
-    from train.rl.domain import Mirror
-
-    found, old = mirror(loaded.tokenizer), Mirror.of(loaded.tokenizer)
-    assert np.array_equal(found.permutation, old.permutation)
-    logits = torch.randn(4, 512)
-    assert torch.equal(found.back(logits), old.back(logits))
-    assert not found.applies("Is it Left?", "") and found.applies("Is the left lesion visible?", "Yes")
-
-
 def test_sentencepiece_spaces_are_spaces() -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

@@ -308,7 +308,7 @@ CHEATS: list[tuple[str, tuple[str, str], str, list[str]]] = [
         "Left frontal lobe.",
         [
             *("", "a", "left", "right", "no", ".", "lobe", "left frontal", "yes", "right frontal lobe"),
-            "left frontal lobe, as anybody can see who looks at this picture with the care that such pictures want today",
+            "left frontal lobe, as anybody can see who looks at this picture with the care that pictures want today",
         ],
     ),
     (
