@@ -58,13 +58,20 @@ class GrpoConfig:
         """Raises: BadInput naming the setting that is out of bounds."""
         at_least = {"steps": 0, "prompts": 1, "group": 2, "max_new_tokens": 1, "resample": 0, "checkpoint_every": 1}
         for name, least in {**at_least, "updates": 1, "micro_groups": 0, "kl": 0, "domain": 0}.items():
-            if not getattr(self, name) >= least:
-                raise BadInput(
-                    f"{name} must be {least} or more", where="alignment settings", hint="cloche align --help"
-                )
+            if not least <= getattr(self, name) < float("inf"):
+                _refuse(f"{name} must be {least} or more")
         for name in ("temperature", "learning_rate", "max_grad_norm"):
             if not 0 < getattr(self, name) < float("inf"):
-                raise BadInput(f"{name} must be above 0", where="alignment settings", hint="cloche align --help")
+                _refuse(f"{name} must be above 0")
+        for name in ("epsilon_low", "epsilon_high"):
+            given = getattr(self, name)
+            if given is not None and not 0 <= given < float("inf"):
+                _refuse(f"{name} must be 0 or more")
+        if not all(0 <= weight < float("inf") for weight in self.reward_weights):
+            _refuse("reward_weights must be 0 or more")
+        if self.scale_rewards not in ("auto", "group", "none"):
+            _refuse("scale_rewards must be one of auto, group, none")
+        _ = self.objective  # which refuses an unknown loss
 
     @property
     def objective(self) -> Objective:

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.train.rl.parts import PROMPTS, grouped
+from tests.train.rl.parts import sampled
 from train.lora import LoraConfig, attach, detach, pack
-from train.models.generation import Sampling, generate, text_of
 from train.rl.grpo import Group
 
 
@@ -37,12 +36,5 @@ def policy(loaded: Any, adapter: bytes) -> Iterator[Any]:
 
 @pytest.fixture
 def groups(loaded: Any, policy: Any, features: Any) -> list[Group]:
-    """Three groups of four, some completions truncated."""
-    asked = [loaded.encoder.prompt(p.turns, (p.image,), [features.grid(p.image)]) for p in PROMPTS]
-    found = generate(loaded, asked, features, Sampling(10, 1.0, 4, seed=8), policy)
-    texts = [tuple(text_of(loaded, c) for c in cs) for cs in found]
-    rewards = ((0.0, 1.0, 0.0, 0.5), (1.0, 0.0, 0.0, 0.0), (0.2, 0.4, 1.0, 0.0))
-    made = [grouped(p, cs, t, r) for p, cs, t, r in zip(PROMPTS, found, texts, rewards, strict=True)]
-    ended = [c.ended for g in made for c in g.completions]
-    assert any(ended) and not all(ended)
-    return made
+    """Three groups of four, one completion of each truncated."""
+    return sampled(loaded, policy, features)

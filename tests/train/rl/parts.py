@@ -1,5 +1,6 @@
 """What the tests of GRPO share: prompts, a reward by a function, one update by plain gradient descent, distances."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,17 +13,21 @@ from train.checkpoints import MemoryStore
 from train.data.encode import continued
 from train.data.rows import collate, packed_row
 from train.models.forward import learned_logits
-from train.models.generation import Continuation
+from train.models.generation import Continuation, Sampling, generate, text_of
 from train.rl.domain import Domain, Transform
 from train.rl.grpo import MEASURED, Group, GrpoConfig, Prompt
 from train.rl.objective import advantages_of
 from train.rl.rewards.case import Case
+from train.rl.rollout import asked_of
 from train.rl.table import parse, table_of
 from train.rl.update import Updates
 
 ASKED = (("1:48:32", "Is the left lesion visible?"), ("2:32:64", "Where?"), ("3:32:32", "Is it Left?"))
 PROMPTS = [Prompt(image, (Turn("user", q),), "Yes", f"r{k}") for k, (image, q) in enumerate(ASKED)]
 CONFIG = GrpoConfig(steps=3, prompts=2, group=4, max_new_tokens=10, learning_rate=5e-3, checkpoint_every=1, resample=1)
+
+REWARDS = ((0.0, 1.0, 0.0, 0.5), (1.0, 0.0, 0.0, 0.0), (0.2, 0.4, 1.0, 0.0))
+"""What `sampled` groups earn, in turn."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,22 @@ def grouped(
     advantages = advantages_of(np.array([rewards]).T, np.ones(1))
     scores: dict[str, tuple[float | None, ...]] = {"by": tuple(rewards)}
     return Group(prompt, tuple(completions), tuple(texts), scores, tuple(rewards), advantages, prefix)
+
+
+def sampled(
+    loaded: Any, policy: Any, features: Any, temperature: float = 1.0, prompts: Sequence[Prompt] = tuple(PROMPTS)
+) -> list[Group]:
+    """A group of four a prompt: three completions that ended, of several lengths, and a truncated one."""
+    asked = [asked_of(loaded, features, p, ()) for p in prompts]
+    found = generate(loaded, asked, features, Sampling(10, temperature, 48, seed=8, batch=999), policy)
+    made = []
+    for prompt, said, rewards in zip(prompts, found, itertools.cycle(REWARDS), strict=False):
+        whole = sorted((c for c in said if c.ended), key=lambda c: (-len(c.ids), c.ids))
+        cut = [c for c in said if not c.ended]
+        four = [whole[0], cut[0], whole[len(whole) // 2], whole[-1]]
+        assert len({c.ids for c in four}) == 4
+        made.append(grouped(prompt, four, [text_of(loaded, c) for c in four], rewards))
+    return made
 
 
 def steps_of(

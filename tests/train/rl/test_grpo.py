@@ -11,7 +11,7 @@ from audit.errors import BadInput
 from tests.train.rl.parts import CONFIG, ODD, PROMPTS, By
 from train.checkpoints import MemoryStore
 from train.lora import unpack
-from train.rl.grpo import Group, run_grpo
+from train.rl.grpo import Group, GrpoConfig, run_grpo
 from train.rl.rewards.case import Case
 
 
@@ -69,3 +69,18 @@ def test_what_earns_more_is_said_more(loaded: Any, adapter: bytes, features: Any
 def test_no_prompts_are_said(loaded: Any, adapter: bytes, features: Any) -> None:
     with pytest.raises(BadInput, match="nothing to align on"):
         run_grpo(loaded, adapter, [], features, CONFIG, [ODD], MemoryStore())
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *({"group": 1}, {"prompts": 0}, {"steps": -1}, {"updates": 0}, {"micro_groups": -1}, {"kl": -0.1}),
+        *({"kl": float("nan")}, {"temperature": 0.0}, {"learning_rate": float("inf")}, {"loss": "ppo"}),
+        *({"epsilon_low": -0.1}, {"epsilon_high": float("nan")}, {"scale_rewards": "batch"}),
+        {"reward_weights": (1.0, -1.0)},
+    ],
+)
+def test_settings_out_of_bounds_are_named(setting: dict[str, Any]) -> None:
+    with pytest.raises(BadInput) as told:
+        GrpoConfig(**setting)
+    assert next(iter(setting)).replace("_", "-") in told.value.what
