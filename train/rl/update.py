@@ -153,11 +153,13 @@ class Updates:
         return None, []
 
     def _applies(self, transform: Transform, group: Group, asked: Encoded) -> np.ndarray:
-        """(G,) bool: whether the constraint may be put on a completion."""
-        question, given = " ".join(t.text for t in group.prompt.turns), self.loaded.tokenizer.decode(group.prefix)
-        ids = asked.ids[~asked.visual].tolist()
-        said = zip(group.texts, group.completions, strict=True)
-        return np.array([transform.applies(question, given + text, (ids, c.ids)) for text, c in said])
+        """(G,) bool: whether the constraint may be put on a completion, the prefix that it was given and all."""
+        question, ids = " ".join(t.text for t in group.prompt.turns), asked.ids[~asked.visual].tolist()
+        said = [(*group.prefix, *c.ids) for c in group.completions]
+        texts = [self.loaded.tokenizer.decode(each, skip_special_tokens=True) for each in said]
+        return np.array(
+            [transform.applies(question, *one) for one in zip(texts, [(ids, e) for e in said], strict=True)]
+        )
 
     def _turned(self, group: Group, transform: Transform, prefix_nll: float) -> Row:
         """A group's row under the transform: the image's own grid, and the words that are right for it."""

@@ -92,15 +92,15 @@ def grouped(
 def sampled(
     loaded: Any, policy: Any, features: Any, temperature: float = 1.0, prompts: Sequence[Prompt] = tuple(PROMPTS)
 ) -> list[Group]:
-    """A group of four a prompt: three completions that ended, of several lengths, and a truncated one."""
+    """A group of four a prompt: three completions that end, of several lengths, and a truncated one."""
     asked = [asked_of(loaded, features, p, ()) for p in prompts]
-    found = generate(loaded, asked, features, Sampling(10, temperature, 48, seed=8, batch=999), policy)
+    found = generate(loaded, asked, features, Sampling(10, temperature, 4, seed=8, stops=frozenset()), policy)
+    stop = min(loaded.stops)
     made = []
     for prompt, said, rewards in zip(prompts, found, itertools.cycle(REWARDS), strict=False):
-        whole = sorted((c for c in said if c.ended), key=lambda c: (-len(c.ids), c.ids))
-        cut = [c for c in said if not c.ended]
-        four = [whole[0], cut[0], whole[len(whole) // 2], whole[-1]]
-        assert len({c.ids for c in four}) == 4
+        ids = [tuple(i for i in c.ids if i not in loaded.stops) for c in said]
+        four = [Continuation((*ids[k][:length], stop), (), True) for k, length in ((0, 9), (2, 5), (3, 2))]
+        four.insert(1, Continuation(ids[1], (), False))
         made.append(grouped(prompt, four, [text_of(loaded, c) for c in four], rewards))
     return made
 
