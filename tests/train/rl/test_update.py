@@ -13,6 +13,11 @@ from train.rl.grpo import Group
 from train.rl.update import group_row
 
 
+def names_of(policy: Any) -> list[str]:
+    """Of what learns."""
+    return [n for n, p in policy.named_parameters() if p.requires_grad]
+
+
 def test_advantages_are_those_of_the_formula() -> None:
     group = grouped(PROMPTS[0], (), (), (1.0, 0.0, 0.0, 1.0, 0.5))
     std = (4 * 0.25 / 4) ** 0.5  # Bessel: five rewards, four degrees of freedom
@@ -80,6 +85,37 @@ def test_the_reference_is_the_policy_without_its_adapter(
     assert forwards == 2 and wanted > 0
     assert found["kl"] == pytest.approx(wanted, rel=1e-3)
     assert found["loss"] == pytest.approx(plain["loss"] + 0.3 * wanted, abs=1e-4)
+
+
+def test_a_prefix_is_learned_at_its_weight_and_what_follows_sees_it(
+    loaded: Any, policy: Any, features: Any, groups: list[Group]
+) -> None:
+    """NLL of the prefix tokens at temperature one, of groups that teach nothing, too; completions go on behind it."""
+    config, weights = replace(CONFIG, temperature=0.8, max_grad_norm=1e9), list(policy.parameters())
+    weights = [p for p in weights if p.requires_grad]
+    prefixes = [tuple(loaded.tokenizer(t, add_special_tokens=False)["input_ids"]) for t in ("The slice is", "In", "")]
+    flat = 0 * groups[1].advantages
+    given = [replace(g, prefix=p) for g, p in zip(groups, prefixes, strict=True)]
+    given[1] = replace(given[1], advantages=flat)
+    shown, said, tokens = [], [], 0
+    for g in given:
+        for k, (advantage, c) in enumerate(zip(g.advantages, g.completions, strict=True)):
+            whole = replace(c, ids=(*g.prefix, *c.ids))
+            logits = alone(loaded, policy, features, g.prompt, whole)
+            at = torch.arange(len(whole.ids)), torch.tensor(whole.ids)
+            size = len(g.prefix)
+            if k == 0:
+                shown.append(-torch.log_softmax(logits, -1)[at][:size])
+            if c.ended and advantage:
+                said.append(-advantage * torch.log_softmax(logits / 0.8, -1)[at][size:])
+            tokens += len(c.ids) if c.ended and g.teaches else 0
+    loss = torch.cat(said).sum() / tokens + 0.5 * torch.cat(shown).mean()
+    wanted = dict(zip(names_of(policy), torch.autograd.grad(loss, weights), strict=True))
+    _, gradient, forwards = steps_of(loaded, policy, features, given, config, prefix_nll=0.5)
+    assert forwards == 1 and apart(gradient, wanted) < 1e-4
+    _, gradient, _ = steps_of(loaded, policy, features, given[1:2], config, prefix_nll=0.5)
+    assert any(g.any() for g in gradient.values()), "a prefix teaches where its completions do not"
+    assert steps_of(loaded, policy, features, given[1:2], config)[0] == {}
 
 
 def test_truncated_completions_teach_nothing(loaded: Any, policy: Any, features: Any, groups: list[Group]) -> None:
