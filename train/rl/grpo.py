@@ -86,7 +86,7 @@ def run_grpo(
     rollouts = Rollouts(loaded, model, prompts, features, config, rewards, curriculum)
     updates = Updates(loaded, model, features, config, domain, tell)
     parts = {"updates": updates, "curriculum": curriculum, "watch": watch}
-    belongs, diagnosis = _digest(adapter, prompts, config, rewards, domain), None
+    belongs, diagnosis = _digest(adapter, prompts, config, rewards, domain, curriculum), None
     try:
         with gpu_may_be_lost("align"), recomputing(loaded, config.gradient_checkpointing) as updates.recomputes:
             at = restore(store, model, updates.optimizer, belongs, tell)
@@ -186,7 +186,9 @@ def _digest(
     config: GrpoConfig,
     rewards: Sequence[Reward],
     domain: Sequence[Transform],
+    curriculum: Curriculum | None,
 ) -> str:
-    """What a checkpoint belongs to: where the run began, what it asks, and by which numbers."""
-    said = [asdict(config), [asdict(p) for p in prompts], [r.name for r in rewards], [t.suffix for t in domain]]
+    """What a checkpoint belongs to: where the run began, what it asks, and by which numbers and words."""
+    by = [asdict(config), asdict(curriculum.config) if curriculum else None, [repr(t.rule) for t in domain]]
+    said = [*by, [asdict(p) for p in prompts], [r.name for r in rewards]]
     return hashlib.sha256(adapter + json.dumps(said).encode()).hexdigest()
