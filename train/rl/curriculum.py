@@ -39,7 +39,7 @@ P = TypeVar("P", bound=Asked)
 class CurriculumConfig:
     """The parts of RCPA, each with its switch. The names are the paper's where it has one."""
 
-    curriculum_steps: int = 100
+    curriculum_steps: int = 50
     """Steps of pre-alignment, S; then no prefix, the highest threshold, and the weights stay."""
     pace: Literal["steps", "competence"] = "steps"
     """What moves the curriculum on: the step over S, or the mean similarity over its target; then S is not used."""

@@ -88,7 +88,7 @@ class Updates:
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         self.loaded, self.model, self.features, self.config = loaded, model, features, config
-        self.transforms = transforms if config.domain or config.shaping else ()
+        self.transforms = transforms if config.domain_weight or config.shaping else ()
         self.weights = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = optimizer or torch.optim.AdamW(self.weights, lr=config.learning_rate, weight_decay=0.0)
         self.fitting = Fitting(config.micro_groups or config.prompts, tell)
@@ -154,10 +154,10 @@ class Updates:
 
     def _applies(self, transform: Transform, group: Group, asked: Encoded) -> np.ndarray:
         """(G,) bool: whether the constraint may be put on a completion."""
-        question, given = " ".join(t.text for t in group.prompt.turns), self.loaded.tokenizer.decode(group.prefix)
+        question = " ".join(t.text for t in group.prompt.turns)
         ids = asked.ids[~asked.visual].tolist()
         said = zip(group.texts, group.completions, strict=True)
-        return np.array([transform.applies(question, given + text, (ids, c.ids)) for text, c in said])
+        return np.array([transform.applies(question, group.given + text, (ids, c.ids)) for text, c in said])
 
     def _turned(self, group: Group, transform: Transform, prefix_nll: float) -> Row:
         """A group's row under the transform: the image's own grid, and the words that are right for it."""
@@ -199,7 +199,7 @@ class Updates:
         if material.transform is not None:
             gate = self._tensor(np.concatenate(material.applies[here])).float()[owners]
             js = policy.js[said] * gate
-            domain = config.domain * (policy.kl[said] * gate).sum() * share
+            domain = config.domain_weight * (policy.kl[said] * gate).sum() * share
             advantages = advantages * (1 - js) if config.shaping else advantages
             found |= {
                 "domain_kl": float((policy.kl[said].detach() * gate).sum()) * share,

@@ -189,7 +189,7 @@ def test_the_identity_transform_is_plain_grpo(
     loaded: Any, policy: Any, groups: list[Group], shaping: bool, domain: float
 ) -> None:
     same = Features(loaded, lambda name: picture(*map(int, name.removesuffix(MIRRORED).split(":"))))
-    config = replace(CONFIG, shaping=shaping, domain=domain)
+    config = replace(CONFIG, shaping=shaping, domain_weight=domain)
     plain, wanted, once = steps_of(loaded, policy, same, groups, config, None)
     found, gradient, forwards = steps_of(loaded, policy, same, groups, config, identity())
     assert (once, forwards) == (1, 2 if shaping or domain else 1)
@@ -233,7 +233,7 @@ def test_the_mirror_asks_the_mirrored_question(loaded: Any, policy: Any, feature
                 advantages.append(torch.full((len(said.ids),), float(advantage), dtype=torch.double))
     kl, js, a = torch.cat(kls), torch.cat(jss), torch.cat(advantages)
     assert float((kl > 0).double().mean()) not in (0.0, 1.0)  # some are gated out, some are not
-    config = replace(CONFIG, domain=0.7)
+    config = replace(CONFIG, domain_weight=0.7)
     found, _, forwards = steps_of(loaded, policy, features, groups, config, Mirror.of(loaded.tokenizer))
     assert forwards == 2
     assert found["domain_kl"] == pytest.approx(float(kl.mean()), rel=1e-3)
