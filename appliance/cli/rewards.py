@@ -120,7 +120,7 @@ def _read(question: str, reference: str, answer: str) -> tuple[str, str, str]:
     from audit.errors import BadInput
 
     try:
-        stream = click.get_text_stream("stdin", encoding="utf-8", errors="strict")
+        stream = click.open_file("-", "r", "utf-8", "strict")
         if question == "-":
             question = stream.readline(_MOST).strip()
         if reference == "-":
