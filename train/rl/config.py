@@ -66,6 +66,9 @@ class GrpoConfig:
         for name in ("epsilon_low", "epsilon_high"):
             if (value := getattr(self, name)) is not None and not 0 <= value < float("inf"):
                 raise _refusal(name, "must be 0 or more")
+        if self.scale_rewards not in ("auto", "group", "none"):
+            raise _refusal("scale_rewards", "must be one of auto, group, none")
+        _ = self.objective  # which refuses an unknown loss
         if any(not 0 <= weight < float("inf") for weight in self.reward_weights):
             raise _refusal("reward_weight", "must be 0 or more")
 
