@@ -39,7 +39,7 @@ P = TypeVar("P", bound=Asked)
 class CurriculumConfig:
     """The parts of RCPA, each with its switch. The names are the paper's where it has one."""
 
-    curriculum_steps: int = 100
+    curriculum_steps: int = 50
     """Steps of pre-alignment, S; then no prefix, the highest threshold, and the weights stay."""
     pace: Literal["steps", "competence"] = "steps"
     """What moves the curriculum on: the step over S, or the mean similarity over its target; then S is not used."""
@@ -175,7 +175,7 @@ class Curriculum:
         return shown(encoder, prompt.rationale, prompt.reference, min(share, self.config.prefix_max))
 
     def rewards(self, similarities: Sequence[float], lesson: Lesson) -> list[float]:
-        """What each completion earns for its similarity to the reference, in [0, 1]."""
+        """What each completion earns for its similarity to the reference, in [0, 1 + gamma]."""
         if self.config.threshold == "off":
             return [float(s) for s in similarities]
         return [float(s >= lesson.threshold and s > 0) + self.config.gamma * s for s in similarities]

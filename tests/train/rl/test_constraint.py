@@ -27,7 +27,7 @@ from train.rl.views import MIRRORED, original, shown
 def test_the_identity_transform_is_plain_grpo(
     loaded: Any, policy: Any, features: Any, groups: list[Group], shaping: bool, domain: float
 ) -> None:
-    config = replace(CONFIG, shaping=shaping, domain=domain)
+    config = replace(CONFIG, shaping=shaping, domain_weight=domain)
     plain, wanted, once = steps_of(loaded, policy, features, groups, config)
     found, gradient, forwards = steps_of(loaded, policy, features, groups, config, transforms(loaded, "identity"))
     assert (once, forwards) == (1, 2 if shaping or domain else 1)
@@ -50,7 +50,9 @@ def test_the_mirror_asks_the_mirrored_question(loaded: Any, policy: Any, feature
     begun[ids["left"]], begun[ids["right"]] = ids["left"], ids["right"]
     kl, js, a = by_hand(loaded, policy, features, groups, mirror(loaded), order, begun)
     assert float((kl > 0).double().mean()) not in (0.0, 1.0)  # some are gated out, some are not
-    found, _, forwards = steps_of(loaded, policy, features, groups, replace(CONFIG, domain=0.7), [mirror(loaded)])
+    found, _, forwards = steps_of(
+        loaded, policy, features, groups, replace(CONFIG, domain_weight=0.7), [mirror(loaded)]
+    )
     assert forwards == 2
     assert found["domain_kl"] == pytest.approx(float(kl.mean()), rel=1e-3)
     assert found["domain_js"] == pytest.approx(float(js.mean()), rel=1e-3)
@@ -76,7 +78,7 @@ def test_a_turned_picture_has_a_grid_and_positions_of_its_own(
         assert features.grid(turned) == features.grid(name)[::-1] and count == many
     kl, js, a = by_hand(loaded, policy, features, groups, turn)
     assert float((js > 0).double().mean()) > 0.5  # some say left or right, which no swap makes right
-    found, _, _ = steps_of(loaded, policy, features, groups, replace(CONFIG, domain=0.7), [turn])
+    found, _, _ = steps_of(loaded, policy, features, groups, replace(CONFIG, domain_weight=0.7), [turn])
     assert found["domain_kl"] == pytest.approx(float(kl.mean()), rel=1e-3)
     assert found["domain_js"] == pytest.approx(float(js.mean()), rel=1e-3)
     assert found["loss"] == pytest.approx(float(0.7 * kl.mean() - (a * (1 - js)).mean()), abs=1e-4)
