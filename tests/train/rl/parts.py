@@ -145,6 +145,20 @@ def alone(loaded: Any, model: Any, features: Any, prompt: Prompt, said: Continua
     return learned_logits(loaded.family, model, batch, features.stack(batch.images))
 
 
+@dataclass(frozen=True)
+class Constrained:
+    """What the domain constraint comes to."""
+
+    kl: float
+    """Mean over the tokens that it is put on, in nats."""
+    js: float
+    """The same in bits."""
+    policy: float
+    """Token mean of the policy's loss, advantages shaped with the mean JS of each completion."""
+    gated: float
+    """Share of the completions that it is not put on."""
+
+
 def by_hand(
     loaded: Any,
     policy: Any,
@@ -153,14 +167,14 @@ def by_hand(
     turn: Transform,
     order: Sequence[int] = range(10**6),
     begun: Sequence[int] = range(10**6),
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """KL, JS and advantage of each token against a second policy, each completion in a row of its own, in fp64.
+) -> Constrained:
+    """The constraint against a second policy, each completion in a row of its own, in fp64.
 
     Args:
         order: each token's counterpart.
         begun: the same behind a letter.
     """
-    kls, jss, advantages = [], [], []
+    kls, jss, losses, gated = [], [], [], []
     for g in groups:
         asked = [Turn(t.role, turn.rule.swap_text(t.text)) for t in g.prompt.turns]
         turned = Prompt(g.prompt.image + turn.suffix, tuple(asked), "", "")
@@ -171,18 +185,18 @@ def by_hand(
             with torch.no_grad():
                 log_p = torch.log_softmax(alone(loaded, policy, features, g.prompt, said).double(), -1)
                 log_d = torch.log_softmax(alone(loaded, policy, features, turned, other).double(), -1)
-            letters = [
-                False,
-                *(i < len(turn.letters) and bool(turn.letters[i]) for i in said.ids[:-1]),
-            ]  # the header ends with a line end
+            # the header ends with a line end
+            inside = [False, *(i < len(turn.letters) and bool(turn.letters[i]) for i in said.ids[:-1])]
             size = log_d.shape[-1]
-            rows = [row[list((begun if inside else order)[:size])] for row, inside in zip(log_d, letters, strict=True)]
+            rows = [row[list((begun if part else order)[:size])] for row, part in zip(log_d, inside, strict=True)]
             log_d = torch.stack(rows)
-            question = g.prompt.turns[-1].text
-            gate = float(turn.applies(question, text, (said.ids,)) and turn.applies(question, ""))
-            middle = (log_p.exp() + log_d.exp()).div(2).log()
-            js = ((log_p.exp() * (log_p - middle)).sum(-1) + (log_d.exp() * (log_d - middle)).sum(-1)) / 2
-            kls.append((log_d.exp() * (log_d - log_p)).sum(-1) * gate)
-            jss.append(js * gate / np.log(2))
-            advantages.append(torch.full((len(said.ids),), float(advantage), dtype=torch.double))
-    return torch.cat(kls), torch.cat(jss), torch.cat(advantages)
+            question, js = g.prompt.turns[-1].text, torch.zeros(len(rows), dtype=torch.double)
+            if may := turn.applies(question, text, (said.ids,)) and turn.applies(question, ""):
+                middle = (log_p.exp() + log_d.exp()).div(2).log()
+                js = ((log_p.exp() * (log_p - middle)).sum(-1) + (log_d.exp() * (log_d - middle)).sum(-1)) / 2
+                kls.append((log_d.exp() * (log_d - log_p)).sum(-1))
+                jss.append(js / np.log(2))
+            gated.append(not may)
+            losses += [-advantage * (1 - float(js.mean()) / np.log(2))] * len(said.ids)
+    kl, js = (float(torch.cat(each).mean()) for each in (kls, jss))
+    return Constrained(kl, js, float(np.mean(losses)), float(np.mean(gated)))

@@ -24,18 +24,20 @@ from train.rl.views import MIRRORED, original, shown
 
 @pytest.mark.parametrize("shaping", [True, False])
 @pytest.mark.parametrize("domain", [0.0, 1.0])
+@pytest.mark.parametrize(("loss", "kl"), [("dapo", 0.0), ("gspo", 0.04)])
 def test_the_identity_transform_is_plain_grpo(
-    loaded: Any, policy: Any, features: Any, groups: list[Group], shaping: bool, domain: float
+    loaded: Any, policy: Any, features: Any, groups: list[Group], shaping: bool, domain: float, loss: Any, kl: float
 ) -> None:
-    config = replace(CONFIG, shaping=shaping, domain_weight=domain)
+    groups = [*groups[:2], replace(groups[2], advantages=0 * groups[2].advantages)]  # read for the constraint alone
+    config = replace(CONFIG, shaping=shaping, domain_weight=domain, loss=loss, kl=kl)
     plain, wanted, once = steps_of(loaded, policy, features, groups, config)
     found, gradient, forwards = steps_of(loaded, policy, features, groups, config, transforms(loaded, "identity"))
-    assert (once, forwards) == (1, 2 if shaping or domain else 1)
+    assert (once, forwards) == (1 + bool(kl), 1 + bool(kl) + bool(shaping or domain))
     assert found["loss"] == pytest.approx(plain["loss"], abs=1e-6)
     assert apart(gradient, wanted) <= 1e-6
-    if forwards == 2:
+    if shaping or domain:
         assert abs(found["domain_kl"]) <= 1e-6 and abs(found["domain_js"]) <= 1e-6
-        assert features.computed == 6  # the pictures under their other names were really read
+        assert "1:48:32#unchanged" in features.kept  # really read
 
 
 def test_the_mirror_asks_the_mirrored_question(loaded: Any, policy: Any, features: Any, groups: list[Group]) -> None:
@@ -48,15 +50,15 @@ def test_the_mirror_asks_the_mirrored_question(loaded: Any, policy: Any, feature
         order[ids[f"{lead}left"]], order[ids[f"{lead}right"]] = ids[f"{lead}right"], ids[f"{lead}left"]
     begun = list(order)  # behind a letter, "left" goes on with a word and is not swapped
     begun[ids["left"]], begun[ids["right"]] = ids["left"], ids["right"]
-    kl, js, a = by_hand(loaded, policy, features, groups, mirror(loaded), order, begun)
-    assert float((kl > 0).double().mean()) not in (0.0, 1.0)  # some are gated out, some are not
+    wanted = by_hand(loaded, policy, features, groups, mirror(loaded), order, begun)
+    assert 0 < wanted.gated < 1
     found, _, forwards = steps_of(
         loaded, policy, features, groups, replace(CONFIG, domain_weight=0.7), [mirror(loaded)]
     )
     assert forwards == 2
-    assert found["domain_kl"] == pytest.approx(float(kl.mean()), rel=1e-3)
-    assert found["domain_js"] == pytest.approx(float(js.mean()), rel=1e-3)
-    assert found["loss"] == pytest.approx(float(0.7 * kl.mean() - (a * (1 - js)).mean()), abs=1e-4)
+    assert found["domain_kl"] == pytest.approx(wanted.kl, rel=1e-3)
+    assert found["domain_js"] == pytest.approx(wanted.js, rel=1e-3)
+    assert found["loss"] == pytest.approx(0.7 * wanted.kl + wanted.policy, abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["rotate-90", "rotate-270"])
@@ -76,12 +78,12 @@ def test_a_turned_picture_has_a_grid_and_positions_of_its_own(
         (name, _, count), (turned, _, many) = row.images[0], other.images[0]
         assert turned == name + turn.suffix and many == features.grid(turned)[0] * features.grid(turned)[1]
         assert features.grid(turned) == features.grid(name)[::-1] and count == many
-    kl, js, a = by_hand(loaded, policy, features, groups, turn)
-    assert float((js > 0).double().mean()) > 0.5  # some say left or right, which no swap makes right
+    wanted = by_hand(loaded, policy, features, groups, turn)
+    assert wanted.gated < 0.5  # some say left or right, which no swap makes right
     found, _, _ = steps_of(loaded, policy, features, groups, replace(CONFIG, domain_weight=0.7), [turn])
-    assert found["domain_kl"] == pytest.approx(float(kl.mean()), rel=1e-3)
-    assert found["domain_js"] == pytest.approx(float(js.mean()), rel=1e-3)
-    assert found["loss"] == pytest.approx(float(0.7 * kl.mean() - (a * (1 - js)).mean()), abs=1e-4)
+    assert found["domain_kl"] == pytest.approx(wanted.kl, rel=1e-3)
+    assert found["domain_js"] == pytest.approx(wanted.js, rel=1e-3)
+    assert found["loss"] == pytest.approx(0.7 * wanted.kl + wanted.policy, abs=1e-4)
 
 
 class Symmetric(Features):
@@ -187,7 +189,7 @@ def test_transforms_take_turns_and_give_them_away(loaded: Any, policy: Any, feat
         asked = [Prompt("1:32:32", (Turn("user", question),), "", "") for question in questions]
         told = [grouped(p, [Continuation((2,), (), True)] * 2, ("", ""), (0, 1)) for p in asked]
         found = updates._material(told, step, 0.0)
-        assert len(found.turned) == len(found.applies) == (len(told) if found.transform else 0)
+        assert len(found.applies) == len(told) and len(found.turned) == (len(told) if found.transform else 0)
         return found.transform.name if found.transform else ""
 
     left, top, both = "Is it left?", "Is it on top?", "Is it in the upper left?"

@@ -125,13 +125,13 @@ def test_a_turned_picture_is_read_as_the_family_cuts_it(rolled: Rolled) -> None:
     material = Updates(rolled.loaded, rolled.policy, rolled.features, CONFIG, [turn])._material(rolled.groups, 0, 0.0)
     lengths = [len(other.ids) - len(row.ids) for row, other in zip(material.rows, material.turned, strict=True)]
     assert any(lengths) == (rolled.loaded.family.model_type != "qwen2_vl"), "others mark each row of a picture"
-    kl, js, a = by_hand(rolled.loaded, rolled.policy, rolled.features, rolled.groups, turn)
-    config = replace(CONFIG, domain=0.7)
+    wanted = by_hand(rolled.loaded, rolled.policy, rolled.features, rolled.groups, turn)
+    config = replace(CONFIG, domain_weight=0.7)
     found, _, _ = steps_of(rolled.loaded, rolled.policy, rolled.features, rolled.groups, config, [turn])
-    assert float((js > 0).double().mean()) > 0.5
-    assert found["domain_kl"] == pytest.approx(float(kl.mean()), rel=1e-3)
-    assert found["domain_js"] == pytest.approx(float(js.mean()), rel=1e-3)
-    assert found["loss"] == pytest.approx(float(0.7 * kl.mean() - (a * (1 - js)).mean()), abs=1e-4)
+    assert wanted.gated < 0.5
+    assert found["domain_kl"] == pytest.approx(wanted.kl, rel=1e-3)
+    assert found["domain_js"] == pytest.approx(wanted.js, rel=1e-3)
+    assert found["loss"] == pytest.approx(0.7 * wanted.kl + wanted.policy, abs=1e-4)
 
 
 def test_fanned_out_greedy_tokens_are_those_of_one_sample(rolled: Rolled) -> None:

@@ -100,4 +100,4 @@ def test_no_prompts_are_said(loaded: Any, adapter: bytes, features: Any) -> None
 def test_settings_out_of_bounds_are_named(setting: dict[str, Any]) -> None:
     with pytest.raises(BadInput) as told:
         GrpoConfig(**setting)
-    assert next(iter(setting)).replace("_", "-") in told.value.what
+    assert next(iter(setting)).replace("_", "-").removesuffix("s") in told.value.what

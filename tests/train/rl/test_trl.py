@@ -303,23 +303,25 @@ def test_several_rewards_are_normalised_then_summed_and_not_standardised_again(
         assert again == pytest.approx(wanted, rel=1e-3, abs=1e-2)
 
 
-def test_groups_that_teach_nothing_are_left_out_of_the_average(theirs: Theirs, rollout: list[Group]) -> None:
-    """As in DAPO; TRL keeps them in what it divides by, so that its steps shrink with their share."""
+def test_groups_whose_rewards_are_alike_are_left_out_of_the_average(theirs: Theirs, rollout: list[Group]) -> None:
+    """As in DAPO; TRL keeps them in what it divides by, so that its steps shrink with their share. So do we with KL."""
     theirs.trainer.scale_rewards, theirs.trainer.multi_objective_aggregation = "group", "sum_then_normalize"
     rewards = (REWARDS[0], (0.5,) * 4, REWARDS[2])
     flat = grouped(rollout[1].prompt, rollout[1].completions, rollout[1].texts, rewards[1])
-    for loss in ("dapo", "grpo"):
-        theirs.set(Objective(loss))  # type: ignore[arg-type]
+    mixed, kept = [rollout[0], flat, rollout[2]], [rollout[0], rollout[2]]
+    tokens = [sum(len(c.ids) for g in some for c in g.completions if c.ended) for some in (kept, mixed)]
+    for loss, kl, share in (
+        ("dapo", 0, tokens[0] / tokens[1]),
+        ("grpo", 0, 2 / 3),
+        ("dapo", 0.04, 1),
+        ("gspo", 0.04, 1),
+    ):
+        config = replace(CONFIG, loss=loss, kl=kl, temperature=0.8)
+        theirs.set(config.objective)
         inputs = theirs.inputs(rollout, [rewards])
         del inputs["old_per_token_logps"]
         value = float(theirs.trainer._compute_loss(theirs.policy, inputs).detach())
-        config = replace(CONFIG, loss=loss, temperature=0.8)  # type: ignore[arg-type]
         updates = Updates(theirs.loaded, theirs.policy, theirs.features, config)
-        material = updates._material([rollout[0], flat, rollout[2]], 0, 0.0)
-        found = updates._gradients(material, 3)["loss"]
-        kept = [c for g in (rollout[0], rollout[2]) for c in g.completions]
-        lengths = [len(c.ids) for g in rollout for c in g.completions if c.ended]
-        share = sum(len(c.ids) for c in kept if c.ended) / sum(lengths) if loss == "dapo" else 2 / 3
-        assert found * share == pytest.approx(value, rel=1e-4)
-        assert share < 1
-    theirs.policy.zero_grad()
+        found = updates._gradients(updates._material(mixed, 0, 0.0), 3)["loss"]
+        theirs.policy.zero_grad()
+        assert found * share == pytest.approx(value, rel=1e-4, abs=1e-6)
