@@ -128,7 +128,7 @@ class Watch:
         name = next((name for name in ACCURACY if name in row), "")
         same_sign = None if same is None else same > limits.zero_std
         return [
-            ("not-a-number", bool(row.get("skipped", 0)), lambda n: _skipped(n)),
+            ("not-a-number", bool(row["skipped"]) if "skipped" in row else None, lambda n: _skipped(n)),
             ("solved", same_sign and solved, lambda n: _solved(n, right, same or 0.0)),
             ("no-signal", same_sign and not solved, lambda n: _no_signal(n, same or 0.0, right, row)),
             (
