@@ -17,7 +17,7 @@ from train.rl.grpo import GrpoConfig
 
 HEALTHY = {
     "step": 0, "reward": 0.3, "similarity": 0.4, "zero_std_share": 0.3, "entropy": 1.2, "length": 9.0, "clipped": 0.1,
-    "held_exact": 0.3, "loss": 0.01, "kl": 0.001,
+    "held_exact": 0.3, "loss": 0.01, "kl": 0.001, "skipped": 0.0,
 }  # fmt: skip
 PATIENCE = 4
 
