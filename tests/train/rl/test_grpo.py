@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from audit.errors import BadInput
-from tests.train.rl.parts import CONFIG, ODD, PROMPTS, By
+from tests.train.rl.parts import CONFIG, ODD, PROMPTS, By, mirror
 from train.checkpoints import MemoryStore
-from train.lora import unpack
+from train.lora import LoraConfig, attach, detach, pack, unpack
 from train.rl.curriculum import Curriculum, CurriculumConfig
 from train.rl.grpo import Group, GrpoConfig, run_grpo
 from train.rl.rewards.case import Case
@@ -101,3 +101,26 @@ def test_settings_out_of_bounds_are_named(setting: dict[str, Any]) -> None:
     with pytest.raises(BadInput) as told:
         GrpoConfig(**setting)
     assert next(iter(setting)).replace("_", "-").removesuffix("s") in told.value.what
+
+
+def test_an_adapter_of_the_tower_is_aligned_with_it(loaded: Any, features: Any) -> None:
+    """Pictures are then read anew at each use; of the policy, of the reference and of the transformed picture."""
+    shape = LoraConfig(4, 8, vision=True)
+    model = attach(loaded, shape)
+    draw = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.normal_(std=0.05, generator=draw)
+    try:
+        start = pack(model, shape, loaded.digest)
+    finally:
+        detach(model)
+    config, store = replace(CONFIG, steps=2, prompts=3, kl=0.1), MemoryStore()
+    done = run_grpo(loaded, start, PROMPTS, features, config, [ODD], store, [mirror(loaded)])
+    before, after = unpack(start)[0], unpack(done.adapter)[0]
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("visual" in name for name in moved) and any("language_model" in name for name in moved)
+    assert all(row["kl"] > 0 for row in done.metrics if "loss" in row) and not features.kept
+    again = run_grpo(loaded, start, PROMPTS, features, config, [ODD], store, [mirror(loaded)])
+    assert again.adapter == done.adapter, "it goes on from its checkpoint"
