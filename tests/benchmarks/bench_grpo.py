@@ -182,6 +182,7 @@ def trl(directory: Path, given: Given) -> dict[str, Any]:
     first = processor.apply_chat_template(
         messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
+    model.train()  # bitsandbytes packs the weights of a model in eval mode for bf16, and then cannot train it
     with torch.no_grad():
         said = model(**first).logits[0, -1]
 
