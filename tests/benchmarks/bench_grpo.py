@@ -1,13 +1,15 @@
 """A GRPO step beside TRL's GRPOTrainer with transformers' generate: the same 4-bit model, adapter, prompts and lengths.
 
-python tests/benchmarks/bench_grpo.py                                  64 and 128 new tokens, beta 0 and 0.04
-python tests/benchmarks/bench_grpo.py --prompts 2 --tokens 16 --beta 0 --runs 1
+python tests/benchmarks/bench_grpo.py                                  64 new tokens, beta 0
+python tests/benchmarks/bench_grpo.py --tokens 128 --beta 0.04 --runs 1 --precision fp32
 
-Every side is a process of its own: it loads the model, notes its memory, does one step to warm up and `--runs` that
-count, each over `--prompts` images that it has not seen before, G = 8 completions a prompt and one optimizer step. The
-end token is passed over on both sides, so that every completion has the same length. TRL stands twice: as it comes,
-and without gradient checkpointing, which also spares it the backward pass through the frozen tower. Its adapter is
-held in fp32 as ours is (it would make it bf16), and its image processor is the one without torchvision.
+Every side is a process of its own, for its memory. All are loaded first and then take their steps in turn, one at a
+time while the others wait, so that what else the machine does meets them alike; the first step warms up. Each step is
+over `--prompts` images that were not seen before, G = 8 completions a prompt, one optimizer step. The end token is
+passed over on both sides, so that every completion has the same length. TRL stands twice: as it comes, and without
+gradient checkpointing, which also spares it the backward pass through the frozen tower. Its adapter is held in fp32 as
+ours is (it would make it bf16), and its image processor is the one without torchvision. Ours stands with its parts
+taken out one by one, to tell what each brings.
 """
 
 import argparse
@@ -38,16 +40,23 @@ from workload import (
     write_model,
 )  # fmt: skip
 
-SIDES = ("ours", "TRL", "TRL, no checkpointing")
-"""What is compared."""
+SIDES = {
+    "ours": "",
+    "ours, tower at each use": "features kept nowhere",
+    "ours, nothing shared": "each completion reads its prompt by itself, in rollout and update",
+    "ours, neither": "both taken out",
+    "TRL": "as it comes",
+    "TRL, no checkpointing": "gradient_checkpointing off",
+}
+"""What is compared, and how it differs."""
 GROUP = 8
 """Completions a prompt, G."""
-TOKENS, BETAS = (64, 128), (0.0, 0.04)
-"""New tokens, and weights of KL to the reference."""
 BAR = 3.0
 """DESIGN section 11: a step against TRL's, at 64 new tokens."""
 APART = 1e-4
 """How far the two sides' log-probabilities after the same prompt may be apart, at most."""
+READY, FOUND = "its turn", "found: "
+"""What a side's lines for its parent begin with; libraries print others."""
 
 Given = argparse.Namespace
 
@@ -68,21 +77,32 @@ def reward_of(text: str) -> float:
 
 
 class Clock:
-    """Seconds in rollouts and in whole steps, one number a step."""
+    """Seconds and this process's CPU seconds of rollouts and of whole steps; a step waits for its turn."""
 
     def __init__(self) -> None:
-        self.rollouts: list[float] = []
-        self.steps: list[float] = []
+        self.rollouts: list[tuple[float, float]] = []
+        self.steps: list[tuple[float, float]] = []
         self.lengths: set[int] = set()
-        self.began = 0.0
+        self.began = (0.0, 0.0)
 
-    def around(self, roll: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, its seconds noted."""
+    def wait(self) -> None:
+        """Say that the next step is ready, and begin it when told so."""
+        print(READY, flush=True)
+        if not sys.stdin.readline():
+            raise SystemExit("nobody waits for this step")
+        self.began = _now()
+
+    def end(self) -> None:
+        """The step is over."""
+        self.steps.append(_since(self.began))
+
+    def rolled(self, roll: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function, noted as rollouts."""
 
         def timed(*given: Any, **more: Any) -> Any:
-            began = time.perf_counter()
+            began = _now()
             found = roll(*given, **more)
-            self.rollouts.append(time.perf_counter() - began)
+            self.rollouts.append(_since(began))
             return found
 
         return timed
@@ -94,6 +114,15 @@ class Clock:
         return {"rollout": self.rollouts[1:], "step": self.steps[1:], "lengths": sorted(self.lengths), **more}
 
 
+def _now() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def _since(began: tuple[float, float]) -> tuple[float, float]:
+    now = _now()
+    return now[0] - began[0], now[1] - began[1]
+
+
 def ours(directory: Path, given: Given) -> dict[str, Any]:
     """Align with Cloche."""
     import torch
@@ -103,17 +132,26 @@ def ours(directory: Path, given: Given) -> dict[str, Any]:
     from train.data.encode import continued
     from train.data.rows import collate, shared_row
     from train.lora import LoraConfig, attach, detach, pack
-    from train.models import generation
     from train.models.features import Features
     from train.models.forward import learned_logits
     from train.models.loading import load
-    from train.rl import grpo
+    from train.rl import grpo, rollout
 
-    loaded = load(directory, "nf4", "cpu")
+    loaded = load(directory, given.precision, "cpu")
     clock = Clock()
     todo = asked(given.prompts * (given.runs + 1), 1)
     prompts = [grpo.Prompt(str(k), (Turn("user", q),), a, f"r{k}") for k, q, a in todo]
-    features = Features(loaded, lambda name: picture(int(name)))
+
+    class Fresh(Features):
+        """Asks the tower at each use, as if nothing were kept."""
+
+        def of(self, image_id: str) -> Any:
+            self.kept.clear()
+            self.held = 0
+            return super().of(image_id)
+
+    kind = Fresh if given.side.endswith(("each use", "neither")) else Features
+    features = kind(loaded, lambda name: picture(int(name)))
     shape = LoraConfig(RANK, ALPHA)
     model = attach(loaded, shape)
     adapter = pack(model, shape, loaded.digest)
@@ -124,15 +162,23 @@ def ours(directory: Path, given: Given) -> dict[str, Any]:
         first = loaded.encoder.prompt(prompts[0].turns, ("0",), [probe.grid("0")])
         batch = collate([shared_row([continued(first, [0])])], 0)
         said = learned_logits(loaded.family, loaded.model, batch, probe.stack(batch.images))[0]
-    decode = generation._decode
+    generate, step = rollout.generate, grpo._step
 
-    def passed_over(loaded: Any, model: Any, groups: Any, features: Any, how: Any, randomness: Any) -> Any:
-        """Decode without stops; every completion counts as ended, so that the update learns it as TRL's does."""
-        rows = decode(loaded, model, groups, features, replace(how, stops=frozenset()), randomness)
-        clock.lengths |= {len(row.ids) for row in rows}
-        return [replace(row, ended=True) for row in rows]
+    def passed_over(loaded: Any, asked: Any, features: Any, how: Any, model: Any) -> Any:
+        """Sample without stops; every completion counts as ended, so that the update learns it as TRL's does."""
+        found = generate(loaded, asked, features, replace(how, stops=frozenset()), model)
+        clock.lengths |= {len(row.ids) for rows in found for row in rows}
+        return [[replace(row, ended=True) for row in rows] for rows in found]
 
-    generation._decode = clock.around(passed_over)
+    def turn(*given: Any) -> Any:
+        clock.wait()
+        row = step(*given)
+        clock.end()
+        return row
+
+    if given.side.endswith(("shared", "neither")):
+        passed_over = _unshared(passed_over)
+    rollout.generate, grpo._step = clock.rolled(passed_over), turn
 
     class InTurn(list[Any]):
         """Whoever draws from it gets the next one: each step's prompts are those of TRL's step."""
@@ -150,11 +196,38 @@ def ours(directory: Path, given: Given) -> dict[str, Any]:
     gc.collect()
     before = reset_peak()
     aligned = grpo.run_grpo(loaded, adapter, InTurn(prompts), features, config, [Sum()], MemoryStore())
-    clock.steps = [row["seconds"] for row in aligned.metrics]
     return clock.told(
         bytes=peak() - before, tower=features.computed, ids=first.ids.tolist(),
         logprobs=torch.log_softmax(said, -1).tolist(), teaching=all("loss" in row for row in aligned.metrics),
     )  # fmt: skip
+
+
+def _unshared(sample: Callable[..., Any]) -> Callable[..., Any]:
+    """Rollouts that read a prompt for each completion; the update's rows hold one completion each from then on."""
+    from train.models import generation
+    from train.rl.update import Updates
+
+    learn = Updates.learn
+
+    def alone(prompts: Any, most: int) -> Any:
+        return [generation._Group((k,), len(prompt.ids)) for k, prompt in enumerate(prompts)]
+
+    def sampled(loaded: Any, asked: Any, features: Any, how: Any, model: Any) -> Any:
+        each = [prompt for prompt in asked for _ in range(how.samples)]
+        rows = [row for (row,) in sample(loaded, each, features, replace(how, samples=1), model)]
+        return [rows[at : at + how.samples] for at in range(0, len(rows), how.samples)]
+
+    def split(self: Any, groups: Any, *more: Any) -> Any:
+        ones = [
+            replace(g, completions=(c,), texts=(t,), rewards=(r,), advantages=g.advantages[k : k + 1])
+            for g in groups
+            for k, (c, t, r) in enumerate(zip(g.completions, g.texts, g.rewards, strict=True))
+        ]
+        self.fitting.rows = len(ones)
+        return learn(self, ones, *more)
+
+    generation._groups, Updates.learn = alone, split
+    return sampled
 
 
 def trl(directory: Path, given: Given) -> dict[str, Any]:
@@ -173,7 +246,7 @@ def trl(directory: Path, given: Given) -> dict[str, Any]:
     quantised = transformers.BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.float32, llm_int8_skip_modules=["model.visual", "lm_head"],
-    )  # fmt: skip
+    ) if given.precision == "nf4" else None  # fmt: skip
     model = transformers.AutoModelForImageTextToText.from_pretrained(
         directory, dtype=torch.float32, quantization_config=quantised, device_map={"": "cpu"},
         attn_implementation="sdpa",
@@ -212,10 +285,10 @@ def trl(directory: Path, given: Given) -> dict[str, Any]:
         """Notes how long each optimizer step takes, its rollouts included."""
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            clock.began = time.perf_counter()
+            clock.wait()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            clock.steps.append(time.perf_counter() - clock.began)
+            clock.end()
 
     trainer = GRPOTrainer(
         model=model, reward_funcs=reward, args=config, train_dataset=data, processing_class=processor,
@@ -225,7 +298,7 @@ def trl(directory: Path, given: Given) -> dict[str, Any]:
     for weight in trainer.model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
-    trainer._generate_single_turn = clock.around(trainer._generate_single_turn)
+    trainer._generate_single_turn = clock.rolled(trainer._generate_single_turn)
     gc.collect()
     before = reset_peak()
     trainer.train()
@@ -236,69 +309,101 @@ def trl(directory: Path, given: Given) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def measure(directory: Path, side: str, given: Given, tokens: int, beta: float) -> dict[str, Any]:
-    """One side in a process of its own."""
-    program = [sys.executable, __file__, "--side", side, "--directory", str(directory), "--tokens", str(tokens)]
-    program += ["--beta", str(beta), "--prompts", str(given.prompts), "--runs", str(given.runs)]
-    done = subprocess.run(
-        program, capture_output=True, text=True, check=False, env=os.environ | {"HF_HUB_OFFLINE": "1"}
-    )
-    if done.returncode:
-        raise SystemExit(f"{side}:\n{done.stdout[-500:]}\n{done.stderr[-3000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    if found["lengths"] != [tokens] or not found["teaching"]:
-        raise SystemExit(f"{side}: lengths {found['lengths']} in place of {tokens}, or a step that taught nothing")
-    return found
+class Side:
+    """One side in a process of its own, which stands still between its steps."""
+
+    def __init__(self, name: str, directory: Path, given: Given) -> None:
+        self.name, self.errors = name, directory.parent / f"{name}.err"
+        program = [sys.executable, __file__, "--side", name, "--directory", str(directory)]
+        for option in ("tokens", "beta", "prompts", "runs", "precision"):
+            program += [f"--{option}", str(getattr(given, option))]
+        self.process = subprocess.Popen(
+            program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors.open("w"), text=True,
+            env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        )  # fmt: skip
+        self.heard()
+
+    def heard(self) -> str:
+        """The next line that is for us: ``ready``, or what was found."""
+        for line in self.process.stdout or ():
+            if line.startswith((READY, FOUND)):
+                return line.removeprefix(FOUND)
+        raise SystemExit(f"{self.name}:\n{self.errors.read_text()[-3000:]}")
+
+    def step(self) -> str:
+        """Take a step."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self.heard()
 
 
 def main() -> None:
     """Print a row a side and the ratios with their bar."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=2, help="prompts a step")
-    parser.add_argument("--tokens", type=int, help="new tokens of every completion; default 64, then 128")
-    parser.add_argument("--beta", type=float, help="weight of the KL term; default 0, then 0.04")
+    parser.add_argument("--tokens", type=int, default=64, help="new tokens of every completion")
+    parser.add_argument("--beta", type=float, default=0.0, help="weight of the KL term")
     parser.add_argument("--runs", type=int, default=2, help="steps that count")
+    parser.add_argument("--precision", choices=("nf4", "fp32"), default="nf4", help="of the language model, both sides")
     parser.add_argument("--side")
     parser.add_argument("--directory", type=Path)
     given = parser.parse_args()
     if given.side:
         run = trl if given.side.startswith("TRL") else ours
-        print(json.dumps(run(given.directory, given)))
+        print(FOUND + json.dumps(run(given.directory, given)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        directory = write_model(Path(folder) / "model")
-        for beta in BETAS if given.beta is None else [given.beta]:
-            for tokens in [given.tokens] if given.tokens else TOKENS:
-                compare(directory, given, tokens, beta)
+        compare(write_model(Path(folder) / "model"), given)
 
 
-def compare(directory: Path, given: Given, tokens: int, beta: float) -> None:
-    """All sides in turn; medians over the steps that count."""
-    found = {side: measure(directory, side, given, tokens, beta) for side in SIDES}
-    rollouts = given.prompts * GROUP
+def compare(directory: Path, given: Given) -> None:
+    """All sides' steps in turn; medians of those that count."""
+    sides = [Side(name, directory, given) for name in SIDES]
+    for _ in range(given.runs + 1):
+        last = [side.step() for side in sides]
+    found = {side.name: json.loads(line) for side, line in zip(sides, last, strict=True)}
+    for name, row in found.items():
+        if row["lengths"] != [given.tokens] or not row["teaching"]:
+            raise SystemExit(f"{name}: lengths {row['lengths']}, not {given.tokens}, or a step that taught nothing")
     print(
-        f"{given.prompts} prompts a step, G = {GROUP}, {tokens} new tokens, beta {beta:g};"
-        f" medians of {given.runs} steps"
+        f"{given.prompts} prompts a step, G = {GROUP}, {given.tokens} new tokens, beta {given.beta:g},"
+        f" {given.precision}; medians of {given.runs} steps, seconds (CPU seconds)"
     )
-    for side, row in found.items():
-        step, rolling = median(row["step"]), median(row["rollout"])
-        update = median(s - r for s, r in zip(row["step"], row["rollout"], strict=True))
+    for name, row in found.items():
+        rolling, step = (median_of(row[what]) for what in ("rollout", "step"))
+        update = median_of(
+            [[s - r for s, r in zip(*pair, strict=True)] for pair in zip(row["step"], row["rollout"], strict=True)]
+        )
+        parts = zip(("rollout", "update", "step"), (rolling, update, step), strict=True)
         print(
-            f"  {side:22} {rollouts / rolling:6.2f} rollouts/s, {rollouts / step:6.2f} in whole steps"
-            f"  rollouts {rolling:6.2f} s  update {update:6.2f} s  step {step:6.2f} s"
-            f"  +{row['bytes'] / 2**20:5.0f} MiB  tower runs {row['tower'] or '-'}"
+            f"  {name:24}"
+            + "  ".join(f"{what} {wall:6.2f} ({cpu:6.2f})" for what, (wall, cpu) in parts)
+            + f"  +{row['bytes'] / 2**20:5.0f} MiB  tower runs {row['tower'] or '-'}"
         )
     best = found["ours"]
-    for peer in SIDES[1:]:
-        other = found[peer]
-        apart = max(abs(a - b) for a, b in zip(best["logprobs"], other["logprobs"], strict=True))
-        same = best["ids"] == other["ids"] and apart <= APART
-        faster = median(other["step"]) / median(best["step"])
-        print(
-            f"  against {peer}: {faster:.1f}x a step (bar {BAR}), {best['bytes'] / other['bytes']:.2f}x memory;"
-            f" after the same prompt log-probabilities {apart:.1e} apart (bar {APART}):"
-            f" {'holds' if faster >= BAR and same else 'MISSED'}"
-        )
+    for name, other in found.items():
+        if name == "ours":
+            continue
+        wall, cpu = (ratio(other, best, what) for what in (0, 1))
+        line = f"  against {name}: {wall:.1f}x a step ({cpu:.1f}x in CPU seconds),"
+        line += f" {best['bytes'] / other['bytes']:.2f}x memory"
+        if name.startswith("TRL"):
+            apart = max(abs(a - b) for a, b in zip(best["logprobs"], other["logprobs"], strict=True))
+            same = best["ids"] == other["ids"] and apart <= APART
+            line += f"; after the same prompt log-probabilities {apart:.1e} apart (bar {APART}); bar {BAR}x:"
+            line += " holds" if min(wall, cpu) >= BAR and same else " MISSED"
+        print(line)
+
+
+def ratio(other: dict[str, Any], best: dict[str, Any], which: int) -> float:
+    """The median over steps of one side's seconds over ours, step by step; 1 for CPU seconds."""
+    return median(a[which] / b[which] for a, b in zip(other["step"], best["step"], strict=True))
+
+
+def median_of(pairs: Any) -> list[float]:
+    """Medians of seconds and of CPU seconds."""
+    return [median(each) for each in zip(*pairs, strict=True)]
 
 
 if __name__ == "__main__":
