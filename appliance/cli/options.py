@@ -80,11 +80,12 @@ def options(
     return add
 
 
-def values_in(path: Path, known: Mapping[str, str]) -> dict[str, Any]:
+def values_in(path: Path, known: Mapping[str, str], lists: frozenset[str] = frozenset()) -> dict[str, Any]:
     """The settings of a saved TOML file, by the command's parameter names.
 
     Args:
         known: key in the file to parameter.
+        lists: parameters that may be given several times.
     Raises:
         BadInput: the file is no TOML, or has a key that the command does not know; the nearest is named.
     """
@@ -109,10 +110,12 @@ def values_in(path: Path, known: Mapping[str, str]) -> dict[str, Any]:
         if key not in known:
             near = get_close_matches(key, known, 1, 0.0)
             raise BadInput(
-                f"there is no setting {key!r}; the nearest is {near[0]!r}", where=str(path), hint="cloche train --help"
+                f"there is no setting {key!r}; the nearest is {near[0]!r}",
+                where=str(path),
+                hint="cloche runs show --help",
             )
-        if isinstance(value, dict | list):
-            raise BadInput(f"the setting {key!r} is one plain value", where=str(path), hint="cloche train --help")
+        if isinstance(value, dict) or (isinstance(value, list) and known[key] not in lists):
+            raise BadInput(f"the setting {key!r} is one plain value", where=str(path), hint="cloche runs show --help")
     return {known[key]: value for key, value in found.items()}
 
 
@@ -121,3 +124,26 @@ def as_toml(values: Mapping[str, Any]) -> str:
     import json
 
     return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+
+
+def resumed(ctx: click.Context, saved: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """An interrupted run's settings; what was typed must not contradict them.
+
+    Args:
+        saved: the run's settings by parameter.
+        given: this command line's.
+    Raises: BadInput naming the setting that is another one.
+    """
+    from click.core import ParameterSource
+
+    from audit.errors import BadInput
+
+    for name, value in saved.items():
+        typed = ctx.get_parameter_source(name) in (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
+        if typed and given.get(name) != value:
+            raise BadInput(
+                f"the interrupted run has {name} = {value}, not {given[name]}",
+                where="--resume",
+                hint="leave the setting out to go on with that run; leave --resume out to begin another",
+            )
+    return {name: value for name, value in saved.items() if name in given}

@@ -120,11 +120,11 @@ def _read(question: str, reference: str, answer: str) -> tuple[str, str, str]:
     from audit.errors import BadInput
 
     try:
-        told = click.get_text_stream("stdin", encoding="utf-8", errors="strict")
+        stream = click.open_file("-", "r", "utf-8", "strict")
         if question == "-":
-            question = told.readline(_MOST).strip()
+            question = stream.readline(_MOST).strip()
         if reference == "-":
-            reference = told.readline(_MOST).strip()
-        return question, reference, told.read(_MOST) if answer == "-" else answer
+            reference = stream.readline(_MOST).strip()
+        return question, reference, stream.read(_MOST) if answer == "-" else answer
     except UnicodeDecodeError:
         raise BadInput("standard input is no text in UTF-8", where="-", hint="give UTF-8 text") from None

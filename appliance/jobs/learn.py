@@ -1,9 +1,10 @@
-"""Stages: single-stage QLoRA, and GRPO on top of it."""
+"""The stage of single-stage QLoRA, and what every run that makes an adapter keeps."""
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from appliance.jobs.common import (
     RESEARCH,
@@ -20,22 +21,17 @@ from appliance.jobs.common import (
     root_of,
 )
 from appliance.jobs.defaults import FEATURE_CACHE_GB
-from appliance.jobs.features import FeatureCache, uses_in_alignment, uses_in_training
+from appliance.jobs.features import FeatureCache, uses_in_training
 from appliance.jobs.rehearsal import rehearsal
 from appliance.jobs.steps import StepEvents
-from appliance.jobs.synthesise import conversations_of, triplets_of
-from audit.conversation import Turn
+from appliance.jobs.synthesise import conversations_of
 from audit.models import store_model
 from audit.rows import NewObject, Record, Run
-from synth.triplet import PRECISE
 from train.distributed import ALONE, Team, join
-from train.gguf.files import digest_of, digest_over, digests_of
+from train.gguf.files import digest_over, digests_of
 from train.lora import stamped
 from train.models.features import Features, features_key
 from train.models.loading import Precision, load
-from train.rl.domain import MIRRORED, Mirror
-from train.rl.grpo import Group, GrpoConfig, Prompt, run_grpo
-from train.rl.rewards.exact import Exact
 from train.sft import SftConfig, run_sft
 
 
@@ -72,7 +68,7 @@ def train(
         return before
     talks = conversations_of(desk, source, "train")
     images = sorted({i for t in talks for i in t.images})
-    members = [conversations, *images, *members_of(_records(desk, (t.record for t in talks)))]
+    members = [conversations, *images, *members_of(records_in(desk, (t.record for t in talks)))]
     begun = begin(desk, "train", settings, config.seed, root_of(desk, members), [conversations]) if team.first else None
     run = begun or desk.vault.catalogue.run(team.heard())
     if begun:
@@ -82,8 +78,8 @@ def train(
     steps = StepEvents(desk, run, members, resumed=before == run)
     store = VaultStore(desk, run, steps.flush, config.keep_checkpoints)
     cached = FeatureCache(desk, run, features_key(loaded), uses_in_training(talks, config.epochs), feature_cache_gb)
-    patients = {record.id: record.patient for record in _records(desk, (t.record for t in talks))}
-    with desk.vault.use([conversations, *images], RESEARCH, desk.actor, "train", _told(run, team)) as opened, cached:
+    patients = {record.id: record.patient for record in records_in(desk, (t.record for t in talks))}
+    with desk.vault.use([conversations, *images], RESEARCH, desk.actor, "train", told(run, team)) as opened, cached:
         stored = images_in(opened)
         features = Features(loaded, lambda name: drawn[name] if name in drawn else stored(name), store=cached)
         trained = run_sft(
@@ -94,68 +90,9 @@ def train(
     if not team.first:
         return desk.vault.catalogue.run(team.heard())
     note = {"base": base, "parent": ""}
-    done = _keep(desk, run, store, trained.adapter, trained.metrics, parents, note, base_files=files)
+    done = keep(desk, run, store, trained.adapter, trained.metrics, parents, note, {"base_files": files})
     team.say(done.id)
     return done
-
-
-def align(
-    desk: Desk, model_dir: Path, config: GrpoConfig, mirror: bool = True, feature_cache_gb: float = FEATURE_CACHE_GB
-) -> Run:
-    """Align the newest trained adapter on the kept triplets' short answers, with the mirror constraint.
-
-    Args:
-        feature_cache_gb: disk for the tower's outputs, in GB; the adapter is the same with any.
-    """
-    source, trained = latest(desk, "synth"), latest(desk, "train")
-    adapter_id, triplets = str(trained.result["adapter"]), str(source.result["triplets"])
-    settings = as_config(config, adapter=adapter_id, synth=source.id, base=digest_of(model_dir), mirror=mirror)
-    before = earlier(desk, "align", settings)
-    if before and before.state == "done":
-        return before
-    prompts = [
-        Prompt(t.image, (Turn("user", f"{PRECISE}\n{t.instruction}"),), t.precise, t.record)
-        for t in triplets_of(desk, source, "align")
-        if t.kept
-    ]
-    images = sorted({p.image for p in prompts})
-    members = [adapter_id, triplets, *images, *members_of(_records(desk, (p.record for p in prompts)))]
-    run = begin(desk, "align", settings, config.seed, root_of(desk, members), [adapter_id, triplets])
-    loaded = load(model_dir, "nf4")
-    kept, steps = Completions(), StepEvents(desk, run, members, resumed=before == run)
-    store = VaultStore(desk, run, steps.flush)
-
-    def taken(step: int, groups: Sequence[Group]) -> None:
-        steps.used(step, [g.prompt.record for g in groups])
-        kept.add(step, groups)
-
-    uses = uses_in_alignment(prompts, config, (MIRRORED,) if mirror else ())
-    cached = FeatureCache(desk, run, features_key(loaded), uses, feature_cache_gb)
-    with desk.vault.use([adapter_id, triplets, *images], RESEARCH, desk.actor, "align", _told(run)) as opened, cached:
-        aligned = run_grpo(
-            loaded,
-            opened.read(adapter_id),
-            prompts,
-            Features(loaded, images_in(opened), store=cached),
-            config,
-            [Exact()],
-            store,
-            [Mirror.of(loaded.tokenizer)] if mirror else [],
-            desk.progress,
-            taken,
-            tell=desk.tell,
-        )
-        steps.flush()
-    return _keep(
-        desk,
-        run,
-        store,
-        aligned.adapter,
-        aligned.metrics,
-        [adapter_id, triplets, *images],
-        {"base": loaded.digest, "parent": trained.result["model"]},
-        kept.lines,
-    )
 
 
 def loaded_as(precision: Precision, max_visual_tokens: int | None) -> dict[str, str | int]:
@@ -164,41 +101,17 @@ def loaded_as(precision: Precision, max_visual_tokens: int | None) -> dict[str, 
     return said | ({} if max_visual_tokens is None else {"max_visual_tokens": max_visual_tokens})
 
 
-def _records(desk: Desk, names: Iterable[str]) -> list[Record]:
+def records_in(desk: Desk, names: Iterable[str]) -> list[Record]:
     """The records of these ids, once each; a drawn picture's conversation has none."""
     return [desk.vault.catalogue.record(name) for name in sorted(set(names)) if name]
 
 
-def _told(run: Run, team: Team = ALONE) -> dict[str, str | int]:
+def told(run: Run, team: Team = ALONE) -> dict[str, str | int]:
     """What the event of a run's use says of the run, and of which of several processes."""
     return {"run": run.id, "manifest": run.manifest_root} | ({"process": team.rank} if team.size > 1 else {})
 
 
-class Completions:
-    """Every completion with its reward, for the encrypted log of a run."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def add(self, step: int, groups: Sequence[Group]) -> None:
-        """Note a step's groups."""
-        for g in groups:
-            row = {
-                "step": step,
-                "record": g.prompt.record,
-                "asked": g.prompt.turns[-1].text,
-                "wanted": g.prompt.reference,
-                "said": g.texts,
-                "rewards": g.rewards,
-                "scores": g.scores,
-                "advantages": g.advantages.tolist(),
-                "prefix": g.prefix,
-                "kept": g.kept,
-            }
-            self.lines.append(json.dumps(row))
-
-
-def _keep(
+def keep(
     desk: Desk,
     run: Run,
     store: VaultStore,
@@ -206,16 +119,20 @@ def _keep(
     metrics: Sequence[dict[str, float]],
     parents: Sequence[str],
     note: dict[str, str],
-    completions: Sequence[str] = (),
-    base_files: Mapping[str, str] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> Run:
+    """Keep an adapter and its metrics, make a model of them, and close the run.
+
+    Args:
+        parents: ids of the objects that the adapter comes from.
+        note: ``base``, the digest of the model directory, and ``parent``, the model that went before.
+        more: what the run's result says beside that.
+    """
     adapter = stamped(adapter, origin_of(desk, run, note["base"]))
     new = [
         NewObject("adapter", adapter, None, parents, {"run": run.id, "base": note["base"]}),
         NewObject("metrics", "\n".join(json.dumps(m) for m in metrics).encode(), None, (), {"run": run.id}),
     ]
-    if completions:
-        new.append(NewObject("completions", "\n".join(completions).encode(), None, parents, {"run": run.id}))
     ids = desk.vault.put_many(new, actor=desk.actor, activity=run.kind)
     model = store_model(
         desk.vault,
@@ -235,7 +152,7 @@ def _keep(
             "model": model.id,
             "steps": len(metrics),
             "last": metrics[-1] if metrics else {},
-            **({"base_files": dict(base_files)} if base_files else {}),
+            **(more or {}),
         },
     )
     store.clear()

@@ -81,9 +81,8 @@ class TrainingPlan:
         """Why a person should think twice; empty where there is no reason."""
         found = []
         if self.device == "cpu" and (self.seconds > LONG_S or self.parameters > LARGE):
-            found.append(
-                f"there is no GPU, and {self.parameters / 1e9:.1f} billion parameters would take {_time(self)}"
-            )
+            size, time = f"{self.parameters / 1e9:.1f} billion parameters", in_time(self.seconds)
+            found.append(f"there is no GPU, and {size} would take {time}")
         if self.available and self.memory.peak > self.available:
             found.append(
                 f"it needs about {gib(self.memory.peak)} of memory and {gib(self.available)} are free: "
@@ -99,7 +98,7 @@ class TrainingPlan:
         """One line for a person."""
         return (
             f"plan: {self.steps} steps over {self.rows} rows, longest {self.tokens['longest']} tokens, about "
-            f"{_time(self)} and {gib(self.memory.peak)} on {self.device} (cloche train --dry-run says more)"
+            f"{in_time(self.seconds)} and {gib(self.memory.peak)} on {self.device} (cloche train --dry-run says more)"
         )
 
     def table(self) -> str:
@@ -119,7 +118,7 @@ class TrainingPlan:
              gib(self.memory.peak) + (f" of {gib(self.available)} free" if self.available else "")),
             *((f"  {name}", gib(size)) for name, size in parts.items()),
             ("features of all images", gib(self.feature_bytes)),
-            ("time, about", _time(self)),
+            ("time, about", in_time(self.seconds)),
             ("out of memory", OUT_OF_MEMORY),
         ]  # fmt: skip
         return "\n".join(f"{name:24}{said}" for name, said in rows)
@@ -177,7 +176,7 @@ def plan(
         warmup_steps=stages * max(1, int(steps * config.warmup)),
         checkpoints=(steps * stages - 1) // config.checkpoint_every,
         memory=memory(of.parts, of.shape, work, how),
-        available=_available(device),
+        available=available(device),
         feature_bytes=_feature_bytes(of, grids, how),
         seconds=seconds_of(spent, speed, of.parts.in_linears, passes),
         recomputes=recompute,
@@ -185,10 +184,10 @@ def plan(
     )
 
 
-def asked(found: TrainingPlan, yes: bool, command: str = "cloche train --yes") -> None:
+def asked(reasons: Sequence[str], yes: bool, command: str) -> None:
     """Refuse a run that needs a person's word and has none."""
-    if found.reasons and not yes:
-        raise Refused("; ".join(found.reasons), where="the plan", hint=f"{command}, with the same settings, to do it")
+    if reasons and not yes:
+        raise Refused("; ".join(reasons), where="the plan", hint=f"{command}, with the same settings, to do it")
 
 
 def _grids(desk: Desk, of: Known, source: Run, talks: Sequence[Conversation], drawn: dict[str, Any]) -> dict[str, Grid]:
@@ -242,7 +241,8 @@ def _largest(of: Known, rows: list[tuple[int, int]], grids: dict[str, Grid], con
     return Work(most, longest[-1][0], learned, patches(of.family, max(each_visual, default=0)), features)
 
 
-def _available(device: str) -> int:
+def available(device: str) -> int:
+    """Bytes of memory that are free on a device; 0 where unknown."""
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[0])
     try:
@@ -257,8 +257,9 @@ def gib(size: int) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
-def _time(found: TrainingPlan) -> str:
+def in_time(seconds: float) -> str:
+    """Seconds for a person, in days where there are many."""
     from appliance.progress import in_words
 
-    days = found.seconds / 86400
-    return f"{days:,.0f} days" if days > 3 else in_words(found.seconds)
+    days = seconds / 86400
+    return f"{days:,.0f} days" if days > 3 else in_words(seconds)

@@ -36,8 +36,10 @@ def _train(config: _Config) -> str:
 
 
 def _align(config: _Config) -> str:
-    mirror = "--mirror" if config.get("mirror", True) else "--no-mirror"
-    return f"cloche align --steps {config['steps']} --group {config['group']} {mirror}"
+    domain = f" --domain {config['domain']}" if config.get("domain") and isinstance(config["domain"], str) else ""
+    rewards = "".join(f" --reward {name}" for name in config.get("rewards", ["exact"]) if name != "exact")
+    rcpa = " --rcpa" if config.get("curriculum") else ""
+    return f"cloche align --steps {config['steps']} --group {config['group']}{domain}{rewards}{rcpa}"
 
 
 def _export(config: _Config) -> str:

@@ -64,6 +64,7 @@ def run_grpo(
     watch: Watch | None = None,
     measure: Callable[[int, Any], Mapping[str, float]] = lambda step, model: {},
     tell: Callable[[str], None] = lambda what: None,
+    on_step: Callable[[Mapping[str, float]], None] = lambda row: None,
 ) -> Aligned:
     """Align an adapter; goes on from the store's checkpoint where there is one.
 
@@ -75,11 +76,12 @@ def run_grpo(
         watch: asked after each step whether training has collapsed; then the run stops.
         measure: given the step and the policy after it; what it says goes into the step's metrics.
         tell: told what a person should know while it goes on.
+        on_step: told each step's metrics.
     Raises:
         BadInput: there is nothing to align on, or nothing to reward it by.
         Refused: the store's checkpoint is that of another run.
     """
-    _check(prompts, rewards, config)
+    check(prompts, rewards, config)
     shape = LoraConfig.of(adapter)
     features = features.live() if shape.vision else features
     model = attach(loaded, shape, adapter)
@@ -98,6 +100,7 @@ def run_grpo(
                 row = _step(rollouts, updates, step, on_groups)
                 metrics.append({**row, **measure(step, model)})
                 progress(step + 1, config.steps, f"steps, reward {row['reward']:.2f}")
+                on_step(metrics[-1])
                 if watch is not None and (found := watch.see(metrics[-1])) is not None:
                     diagnosis = found
                     tell(f"stopped after step {step + 1} of {config.steps}: {found}")
@@ -162,7 +165,8 @@ def _summary(groups: Sequence[Group], config: GrpoConfig) -> dict[str, float]:
     return found
 
 
-def _check(prompts: Sequence[Prompt], rewards: Sequence[Reward], config: GrpoConfig) -> None:
+def check(prompts: Sequence[Prompt], rewards: Sequence[Reward], config: GrpoConfig) -> None:
+    """Refuse what cannot be aligned, before anything costly begins. Raises as `run_grpo`."""
     if not prompts:
         raise BadInput(
             "there is nothing to align on: no kept triplet has a short answer",

@@ -52,6 +52,8 @@ class Group:
     """(G,) float64: how much better each is than its group."""
     prefix: tuple[int, ...] = ()
     """Tokens that all completions were given."""
+    given: str = ""
+    """The same as words."""
     kept: bool = True
     """Whether the step goes on with it; one that taught nothing was replaced."""
 
@@ -144,6 +146,7 @@ class Rollouts:
             tuple(np.nansum(earned * weights, 1).tolist()),
             counts * advantages_of(earned, weights, self.config.scaled),
             prefix,
+            self.loaded.tokenizer.decode(prefix),
         )
 
 

@@ -12,7 +12,7 @@ from train.rl.rewards import KINDS, Case, Reward, combined, exact, named, token_
 from train.rl.rewards.rouge_l import rouge_l
 from train.rl.units import quantities, unit_of
 
-RULES = f"rules:{Path(__file__).parents[2] / 'docs' / 'rules-example.toml'}"
+RULES = f"rules:{Path(__file__).parents[3] / 'docs' / 'rules-example.toml'}"
 FORM = "format:{rationale} The answer is {answer}."
 ALL = (
     "exact",
