@@ -8,7 +8,7 @@ from typing import Any, Literal
 import click
 
 from appliance.cli.desk import CACHE, DRY, MODEL, desk_of
-from appliance.cli.options import fields_of, options, resumed, values_in
+from appliance.cli.options import fields_of, options, resumed, values_in, was_typed
 from appliance.cli.output import emit, json_option
 from appliance.cli.train import check_base
 from appliance.settings import Settings, open_vault
@@ -20,7 +20,7 @@ NAMES = {"patience": "collapse-after", "rewards": "reward", "reward_weights": "r
 """Fields whose option is called otherwise."""
 _SEVERAL = frozenset({"rewards", "reward_weights"})
 _WRITTEN = frozenset({
-    "rewards", "reward_weights", "curriculum", "domain", "form", "max_visual_tokens", "max_new_tokens"
+    "rewards", "reward_weights", "curriculum", "domain", "form", "precision", "max_new_tokens"
 })  # fmt: skip
 """Fields whose options are written out below."""
 
@@ -31,7 +31,7 @@ def _from_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> Non
         return
     known = {one.name: one.name for one in (*GRPO, *CURRICULUM, *AROUND)}
     known |= {option.replace("-", "_"): name for name, option in NAMES.items()}
-    known |= {"model": "model_dir"} | {k: k for k in ("rcpa", "form", "max_visual_tokens", "base", "feature_cache_gb")}
+    known |= {"model": "model_dir"} | {k: k for k in ("rcpa", "form", "base", "feature_cache_gb")}
     ctx.default_map = {**(ctx.default_map or {}), **values_in(path, known, _SEVERAL)}
 
 
@@ -77,7 +77,11 @@ def _from_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> Non
     type=click.Choice(["short", "reasoned"]),
     help="Ask for the short answer, or for the reason and then the answer. Default: reasoned with --rcpa, else short.",
 )
-@click.option("--max-visual-tokens", type=click.IntRange(1), help="Visual tokens an image at most; the family's own.")
+@click.option(
+    "--precision",
+    type=click.Choice(["nf4", "int8", "bf16", "fp32"]),
+    help="How the language model's Linears are held. Default: as the training held them.",
+)
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(1),
@@ -114,13 +118,13 @@ def align(ctx: click.Context, /, model_dir: Path, resume: bool, yes: bool, dry_r
 
     settings: Settings = ctx.obj
     with open_vault(settings, "steward") as opened, desk_of(opened, "aligning") as desk:
-        if resume:
-            given |= {"precision": "nf4", "max_visual_tokens": None}
-            given |= resumed(ctx, settings_of(interrupted(desk, "align")), given)
+        going_on = interrupted(desk, "align") if resume else None
+        if going_on:
+            given |= resumed(ctx, settings_of(going_on), given)
         check_base(model_dir, given.pop("base"))
         feature_cache_gb = given.pop("feature_cache_gb")
-        config, around = _config(given)
-        planned = align_plan(desk, model_dir, config, around)
+        config, around = _config(ctx, given)
+        planned = align_plan(desk, model_dir, config, around, going_on)
         if dry_run:
             first = f"would take {planned.steps:,} steps; nothing is done\n"
             notes = "".join(f"\nbeware: {reason}; it needs --yes" for reason in planned.reasons)
@@ -130,23 +134,32 @@ def align(ctx: click.Context, /, model_dir: Path, resume: bool, yes: bool, dry_r
         if planned.reasons and not yes and sys.stdin.isatty():
             yes = click.confirm(f"{'; '.join(planned.reasons)}. Begin?", err=True)
         asked(planned.reasons, yes, "cloche align --yes")
-        run = run_align(desk, model_dir, config, around, feature_cache_gb)
+        run = run_align(desk, model_dir, config, around, feature_cache_gb, going_on)
     stopped = run.result.get("stopped")
     said = f"\nstopped: {stopped['words']}" if stopped else ""
+    then = "" if stopped and stopped["kind"] != "solved" else ", then cloche export"
     emit(
         settings,
         {"run": run.id, **run.result},
         f"{run.id}: {run.result['steps']} steps, reward {run.result['last'].get('reward', 0):.2f}, "
-        f"model {run.result['model']}{said}\nnext: cloche runs plot {run.id} -o curves.svg, then cloche export",
+        f"model {run.result['model']}{said}\nnext: cloche runs plot {run.id} -o curves.svg{then}",
     )
 
 
-def _config(given: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The settings classes of what was given. Raises BadInput naming the flag that is out of bounds."""
+def _config(ctx: click.Context, given: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The settings classes of what was given. Raises BadInput naming the flag that is out of bounds, or without use."""
     from appliance.jobs.align import AlignSettings
+    from audit.errors import BadInput
     from train.rl.config import GrpoConfig
     from train.rl.curriculum import CurriculumConfig
 
+    idle = [] if given["rcpa"] else [one.name for one in CURRICULUM if was_typed(ctx, one.name)]
+    if idle:
+        raise BadInput(
+            f"--{idle[0].replace('_', '-')} is a setting of the curriculum, which is off",
+            where="alignment settings",
+            hint="add --rcpa, or leave it out",
+        )
     curriculum = CurriculumConfig(**{one.name: given[one.name] for one in CURRICULUM}) if given["rcpa"] else None
     form: Literal["short", "reasoned"] = given["form"] or ("reasoned" if curriculum else "short")
     several = {name: tuple(given[name]) for name in _SEVERAL}

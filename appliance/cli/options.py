@@ -120,10 +120,10 @@ def values_in(path: Path, known: Mapping[str, str], lists: frozenset[str] = froz
 
 
 def as_toml(values: Mapping[str, Any]) -> str:
-    """Plain values as TOML, one a line."""
+    """Plain values as TOML, one a line; what is None is left out, as TOML has no word for it."""
     import json
 
-    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+    return "".join(f"{k} = {json.dumps(v, ensure_ascii=False)}\n" for k, v in values.items() if v is not None)
 
 
 def resumed(ctx: click.Context, saved: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,16 +134,20 @@ def resumed(ctx: click.Context, saved: Mapping[str, Any], given: Mapping[str, An
         given: this command line's.
     Raises: BadInput naming the setting that is another one.
     """
-    from click.core import ParameterSource
-
     from audit.errors import BadInput
 
     for name, value in saved.items():
-        typed = ctx.get_parameter_source(name) in (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
-        if typed and given.get(name) != value:
+        if was_typed(ctx, name) and given.get(name) != value:
             raise BadInput(
                 f"the interrupted run has {name} = {value}, not {given[name]}",
                 where="--resume",
                 hint="leave the setting out to go on with that run; leave --resume out to begin another",
             )
     return {name: value for name, value in saved.items() if name in given}
+
+
+def was_typed(ctx: click.Context, name: str) -> bool:
+    """Whether a parameter stands on the command line or in the file of --config."""
+    from click.core import ParameterSource
+
+    return ctx.get_parameter_source(name) in (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)

@@ -88,9 +88,9 @@ def train(ctx: click.Context, /, model_dir: Path, resume: bool, yes: bool, dry_r
 
     settings: Settings = ctx.obj
     with open_vault(settings, "steward") as opened, desk_of(opened, "training") as desk:
-        if resume:
-            given |= {"precision": "nf4", "max_visual_tokens": None}
-            given |= resumed(ctx, settings_of(interrupted(desk, "train")), given)
+        going_on = interrupted(desk, "train") if resume else None
+        if going_on:
+            given |= resumed(ctx, settings_of(going_on), given)
         check_base(model_dir, given.pop("base"))
         rehearse, precision, budget = (given.pop(k) for k in ("rehearse", "precision", "max_visual_tokens"))
         feature_cache_gb = given.pop("feature_cache_gb")
@@ -105,7 +105,7 @@ def train(ctx: click.Context, /, model_dir: Path, resume: bool, yes: bool, dry_r
         if planned.reasons and not yes and sys.stdin.isatty():
             yes = click.confirm(f"{'; '.join(planned.reasons)}. Begin?", err=True)
         asked(planned.reasons, yes, "cloche train --yes")
-        run = learn(desk, model_dir, config, rehearse, precision, budget, feature_cache_gb)
+        run = learn(desk, model_dir, config, rehearse, precision, budget, feature_cache_gb, going_on)
     if not here().first:
         return  # of several processes one speaks
     emit(

@@ -1,8 +1,8 @@
 """The stage of GRPO on top of a trained adapter: prompts from the kept triplets, rewards, curriculum, domain, watch."""
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,18 +21,21 @@ from appliance.jobs.common import (
 from appliance.jobs.completions import Completions
 from appliance.jobs.defaults import FEATURE_CACHE_GB
 from appliance.jobs.features import FeatureCache, uses_in_alignment
-from appliance.jobs.learn import keep, loaded_as, records_in, told
+from appliance.jobs.learn import Kept, keep, loaded_as, loaded_so, patients_of, records_in, told
 from appliance.jobs.live import Lines
+from appliance.jobs.saved import same_data, same_run
 from appliance.jobs.steps import StepEvents
 from appliance.jobs.synthesise import conversations_of, triplets_of
 from audit.conversation import Turn
+from audit.errors import BadInput
 from audit.rows import Run
 from synth.triplet import PRECISE, Triplet
 from train.data.mix import divided
 from train.gguf.files import digest_of
+from train.lora import LoraConfig
 from train.models.features import Features, features_key
 from train.models.generation import Sampling, generate, text_of
-from train.models.loading import Loaded, load
+from train.models.loading import Loaded, Precision, load
 from train.rl.collapse import Watch
 from train.rl.config import GrpoConfig
 from train.rl.curriculum import Curriculum, CurriculumConfig
@@ -66,10 +69,14 @@ class AlignSettings:
     """Steps on end with a sign of collapse after which the run stops; 0 goes on to the end."""
     measure_every: int = 10
     """Steps between measurements on what training held out; 0 leaves them out."""
-    precision: Literal["nf4", "int8", "bf16", "fp32"] = "nf4"
-    """How the language Linears are held."""
-    max_visual_tokens: int | None = None
-    """Budget an image; None is the family's own."""
+    precision: Precision | None = None
+    """How the language Linears are held; None as the training held them."""
+
+    def __post_init__(self) -> None:
+        """Raises: BadInput naming the flag that is out of bounds."""
+        for flag, value in (("collapse-after", self.patience), ("measure-every", self.measure_every)):
+            if value < 0:
+                raise BadInput(f"--{flag} must be 0 or more", where="alignment settings", hint="cloche align --help")
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,10 @@ class Material:
     """What completions earn."""
     table: Table | None
     """The domain's."""
+    precision: Precision
+    """How the language Linears are to be held."""
+    max_visual_tokens: int | None
+    """Budget an image, the training's."""
 
     @property
     def parents(self) -> list[str]:
@@ -95,22 +106,31 @@ class Material:
         return [str(self.trained.result["adapter"]), str(self.synth.result["triplets"])]
 
 
-def material_of(desk: Desk, asked: AlignSettings, activity: str = "align") -> Material:
+def material_of(desk: Desk, asked: AlignSettings, activity: str = "align", resume: Run | None = None) -> Material:
     """Everything that a run is made of, checked before anything costly begins.
 
+    Args:
+        resume: the run to go on with: its tasks and adapter are taken, newer ones or not.
     Raises: BadInput: there is no synthesis or training yet; a reward, rules file or table that will not do.
     """
     rewards, table = combined(asked.rewards).rewards, table_of(asked.domain) if asked.domain else None
-    synth, trained = latest(desk, "synth"), latest(desk, "train")
+    synth = desk.vault.catalogue.run(str(resume.config["synth"])) if resume else latest(desk, "synth")
+    trained = _run_of(desk, str(resume.config["adapter"])) if resume else latest(desk, "train")
     kept = [t for t in triplets_of(desk, synth, activity) if t.kept]
-    held = _held_out(desk, synth, trained, activity)
+    held, patients = _held_out(desk, trained, activity), patients_of(desk, (t.record for t in kept))
+    parts: dict[bool, list[Prompt]] = {False: [], True: []}
+    for triplet in kept:
+        parts[patients[triplet.record] in held].append(prompt_of(triplet, asked.form))
+    precision, budget = loaded_so(trained)
     return Material(
         synth,
         trained,
-        tuple(prompt_of(t, asked.form) for t in kept if t.record not in held),
-        tuple(prompt_of(t, asked.form) for t in kept if t.record in held),
+        tuple(parts[False]),
+        tuple(parts[True]),
         rewards,
         table,
+        asked.precision or precision,
+        budget,
     )
 
 
@@ -134,15 +154,15 @@ def settings_for(material: Material, model_dir: Path, config: GrpoConfig, asked:
         "synth": material.synth.id,
         "base": digest_of(model_dir),
         "rewards": list(asked.rewards),
-        "rules": {name: _digest(Path(path).read_bytes()) for name, path in _rule_files(asked.rewards)},
+        "rules": {one.name: one.rests_on() for one in material.rewards if one.rests_on()},
         "form": asked.form,
         "curriculum": asdict(asked.curriculum) if asked.curriculum else None,
         "domain": asked.domain,
-        "domain_digest": _digest(material.table.text.encode()) if material.table else "",
+        "domain_digest": sha256(material.table.text.encode()).hexdigest() if material.table else "",
         "patience": asked.patience,
         "measure_every": asked.measure_every,
     }
-    return as_config(config, **more, **loaded_as(asked.precision, asked.max_visual_tokens))
+    return as_config(config, **more, **loaded_as(material.precision, material.max_visual_tokens))
 
 
 def align(
@@ -151,25 +171,34 @@ def align(
     config: GrpoConfig,
     asked: AlignSettings | None = None,
     feature_cache_gb: float = FEATURE_CACHE_GB,
+    resume: Run | None = None,
 ) -> Run:
     """Align the newest trained adapter; goes on from its checkpoint where it was cut off.
 
     Args:
         asked: what surrounds the loop; None takes the defaults.
-        feature_cache_gb: disk for the tower's outputs, in GB; the adapter is the same with any.
+        feature_cache_gb: disk for the tower's outputs, in GB; the adapter is the same with any. An adapter that
+            changes the tower leaves the cache out.
+        resume: the run to go on with and no other.
+    Raises:
+        Refused: the settings or data would make another run than the one to go on with.
     """
     asked = asked or AlignSettings()
-    material = material_of(desk, asked)
+    material = material_of(desk, asked, resume=resume)
     check(material.prompts, material.rewards, config)
     settings = settings_for(material, model_dir, config, asked)
     before = earlier(desk, "align", settings)
+    same_run(resume, settings, "cloche align")
     if before and before.state == "done":
+        VaultStore(desk, before).clear()
         return before
     every = (*material.prompts, *(material.held_out if asked.measure_every else ()))
     images = sorted({p.image for p in every})
     members = [*material.parents, *images, *members_of(records_in(desk, (p.record for p in every)))]
-    run = begin(desk, "align", settings, config.seed, root_of(desk, members), material.parents)
-    loaded = load(model_dir, asked.precision, max_visual_tokens=asked.max_visual_tokens)
+    root = root_of(desk, members)
+    same_data(resume, root, "cloche align")
+    run = begin(desk, "align", settings, config.seed, root, material.parents)
+    loaded = load(model_dir, material.precision, max_visual_tokens=material.max_visual_tokens)
     domain = Domain.of(material.table, loaded.tokenizer) if material.table else None
     steps, lines = StepEvents(desk, run, members, resumed=before == run), Lines(desk.tell, config.steps)
     completions = Completions(desk, run, [*material.parents, *sorted({p.image for p in material.prompts})])
@@ -186,10 +215,13 @@ def align(
     uses = uses_in_alignment(material.prompts, config, domain.suffixes if domain else ())
     cached = FeatureCache(desk, run, features_key(loaded), uses, feature_cache_gb)
     with desk.vault.use([*material.parents, *images], RESEARCH, desk.actor, "align", told(run)) as opened, cached:
-        features = Features(loaded, images_in(opened), store=cached)
+        adapter = opened.read(material.parents[0])
+        own_tower = LoraConfig.of(adapter).vision
+        features = Features(loaded, images_in(opened), store=None if own_tower else cached)
+        features = features.live() if own_tower else features
         aligned = run_grpo(
             loaded,
-            opened.read(material.parents[0]),
+            adapter,
             material.prompts,
             features,
             config,
@@ -205,10 +237,13 @@ def align(
             lines.row,
         )
         durable()
-    note = {"base": loaded.digest, "parent": material.trained.result["model"]}
+    control = "its domain table was forced" if material.table and material.table.forced else ""
+    kept = Kept(
+        loaded.digest, str(material.trained.result["model"]), material.precision, material.max_visual_tokens, control
+    )
     found = aligned.diagnosis
     more = {"stopped": {"kind": found.kind, "words": str(found)}} if found else {}
-    return keep(desk, run, store, aligned.adapter, aligned.metrics, [*material.parents, *images], note, more)
+    return keep(desk, run, store, aligned, kept, [*material.parents, *images], more)
 
 
 def measuring(
@@ -218,7 +253,7 @@ def measuring(
     some = prompts[:: -(-len(prompts) // MEASURED_ON) or 1]
 
     def measured(step: int, model: Any) -> Mapping[str, float]:
-        if not some or not every or (step % every and step + 1 < config.steps):
+        if not some or not every or (step % every and step >= 0 and step + 1 < config.steps):
             return {}
         encoded = [asked_of(loaded, features, p, ()) for p in some]
         answers = generate(loaded, encoded, features, Sampling(config.max_new_tokens, batch=16), model)
@@ -231,19 +266,15 @@ def measuring(
     return measured
 
 
-def _held_out(desk: Desk, synth: Run, trained: Run, activity: str) -> frozenset[str]:
-    """Records of the patients that training held out, found as training found them."""
+def _held_out(desk: Desk, trained: Run, activity: str) -> frozenset[str]:
+    """Patients that training held out, found as training found them."""
     share = float(trained.config.get("held_out", 0.0))
-    if not share or trained.config.get("synth") != synth.id:
+    if not share:
         return frozenset()
-    talks = conversations_of(desk, synth, activity)
-    patients = {record.id: record.patient for record in records_in(desk, (t.record for t in talks))}
-    return frozenset(t.record for t in divided(talks, share, int(trained.config["seed"]), patients)[1])
+    talks = conversations_of(desk, desk.vault.catalogue.run(str(trained.config["synth"])), activity)
+    patients = patients_of(desk, (t.record for t in talks))
+    return frozenset(patients[t.record] for t in divided(talks, share, int(trained.config["seed"]), patients)[1])
 
 
-def _rule_files(rewards: Iterable[str]) -> list[tuple[str, str]]:
-    return [(one, one.partition("rules:")[2]) for one in rewards if "rules:" in one]
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _run_of(desk: Desk, adapter: str) -> Run:
+    return desk.vault.catalogue.run(str(desk.vault.catalogue.object(adapter).note["run"]))

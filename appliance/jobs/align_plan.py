@@ -10,6 +10,7 @@ import torch
 from appliance.jobs.align import AlignSettings, Material, material_of, rationales_shown
 from appliance.jobs.common import RESEARCH, Desk, images_in
 from appliance.jobs.plan import CACHED, LARGE, LONG_S, LOOKED_AT, available, gib, in_time
+from audit.rows import Run
 from train.calibrate import Speed, measured
 from train.calibrate import seconds as seconds_of
 from train.data.encode import Encoder
@@ -56,6 +57,8 @@ class AlignPlan:
     """What completions earn."""
     shown: float | None
     """Share of the prompts whose reason has a beginning that may be shown; None where nothing is."""
+    forced: bool
+    """Whether the domain's table is put on without asking what it preserves."""
     domain: dict[str, float]
     """Share of the prompts that each transform may be put on, as far as their own answers say."""
     memory: Memory
@@ -84,6 +87,8 @@ class AlignPlan:
                 f"it needs about {gib(self.peak)} of memory and {gib(self.available)} are free: the run would likely "
                 "be stopped by the system; fewer --prompts or --micro-groups need less"
             )
+        if self.forced:
+            found.append("the domain's table is forced: the model is a control, and cannot be exported")
         return found
 
     def data(self) -> dict[str, Any]:
@@ -120,17 +125,19 @@ class AlignPlan:
         return "\n".join(f"{name:24}{said}" for name, said in rows)
 
 
-def align_plan(desk: Desk, model_dir: Path, config: GrpoConfig, asked: AlignSettings) -> AlignPlan:
+def align_plan(
+    desk: Desk, model_dir: Path, config: GrpoConfig, asked: AlignSettings, resume: Run | None = None
+) -> AlignPlan:
     """Plan a run on the newest synthesis and training. Opens the triplets and some images, which the log says."""
-    material = material_of(desk, asked, "plan")
+    material = material_of(desk, asked, "plan", resume)
     check(material.prompts, material.rewards, config)
-    of = known(model_dir, asked.max_visual_tokens)
+    of = known(model_dir, material.max_visual_tokens)
     tokenizer, encoder = _encoder(of)
     grids = _grids(desk, of, material)
     lengths = sorted(len(encoder.prompt(p.turns, (p.image,), [grids[p.image]]).ids) for p in material.prompts)
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
     recompute = recomputes(config.gradient_checkpointing, torch.device(device), of.parts.total)
-    how = How(asked.precision, device, _rank(material), "adamw", recompute)
+    how = How(material.precision, device, _rank(material), "adamw", recompute)
     rows = min(config.micro_groups or config.prompts, config.prompts)
     longest = lengths[-1] + config.group * config.max_new_tokens
     learned = min(rows * config.group * config.max_new_tokens, tile_of(of.shape.vocabulary))
@@ -142,7 +149,7 @@ def align_plan(desk: Desk, model_dir: Path, config: GrpoConfig, asked: AlignSett
         adapter=material.parents[0],
         trained=material.trained.id,
         device=device,
-        precision=asked.precision,
+        precision=material.precision,
         parameters=of.parts.total,
         prompts=len(material.prompts),
         held_out=len(material.held_out) if asked.measure_every else 0,
@@ -153,6 +160,7 @@ def align_plan(desk: Desk, model_dir: Path, config: GrpoConfig, asked: AlignSett
         completions_at_most=completions * (1 + config.resample),
         rewards=tuple(one.name for one in material.rewards),
         shown=rationales_shown(encoder, material.prompts, asked.curriculum) if asked.curriculum else None,
+        forced=bool(material.table and material.table.forced),
         domain=_applies(material, transforms),
         memory=memory(of.parts, of.shape, Work(rows, longest, learned, largest, features), how),
         cache_bytes=_cache_bytes(of, config, lengths[-1], how.compute),

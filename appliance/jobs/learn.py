@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from appliance.jobs.common import (
     RESEARCH,
@@ -17,12 +18,14 @@ from appliance.jobs.common import (
     images_in,
     latest,
     members_of,
+    objects_of_run,
     origin_of,
     root_of,
 )
 from appliance.jobs.defaults import FEATURE_CACHE_GB
 from appliance.jobs.features import FeatureCache, uses_in_training
 from appliance.jobs.rehearsal import rehearsal
+from appliance.jobs.saved import same_data, same_run
 from appliance.jobs.steps import StepEvents
 from appliance.jobs.synthesise import conversations_of
 from audit.models import store_model
@@ -43,6 +46,7 @@ def train(
     precision: Precision = "nf4",
     max_visual_tokens: int | None = None,
     feature_cache_gb: float = FEATURE_CACHE_GB,
+    resume: Run | None = None,
 ) -> Run:
     """Train an adapter on the newest synth run's conversations; goes on from its checkpoint where it was cut off.
 
@@ -54,9 +58,12 @@ def train(
         precision: how the language Linears are held.
         max_visual_tokens: budget an image; None is the family's own.
         feature_cache_gb: disk for the tower's outputs, in GB; the adapter is the same with any.
+        resume: the run to go on with and no other; its tasks are taken, newer ones or not.
+    Raises:
+        Refused: the settings or data would make another run than the one to go on with.
     """
     team = join()
-    source = latest(desk, "synth")
+    source = desk.vault.catalogue.run(str(resume.config["synth"])) if resume else latest(desk, "synth")
     conversations = str(source.result["conversations"])
     files = digests_of(model_dir)
     base = digest_over(files)
@@ -64,11 +71,14 @@ def train(
         config, synth=source.id, base=base, rehearse=rehearse, **loaded_as(precision, max_visual_tokens)
     )
     before = earlier(desk, "train", settings)
+    same_run(resume, settings, "cloche train")
     if before and before.state == "done":
+        VaultStore(desk, before).clear()
         return before
     talks = conversations_of(desk, source, "train")
     images = sorted({i for t in talks for i in t.images})
     members = [conversations, *images, *members_of(records_in(desk, (t.record for t in talks)))]
+    same_data(resume, root_of(desk, members), "cloche train")
     begun = begin(desk, "train", settings, config.seed, root_of(desk, members), [conversations]) if team.first else None
     run = begun or desk.vault.catalogue.run(team.heard())
     if begun:
@@ -78,7 +88,7 @@ def train(
     steps = StepEvents(desk, run, members, resumed=before == run)
     store = VaultStore(desk, run, steps.flush, config.keep_checkpoints)
     cached = FeatureCache(desk, run, features_key(loaded), uses_in_training(talks, config.epochs), feature_cache_gb)
-    patients = {record.id: record.patient for record in records_in(desk, (t.record for t in talks))}
+    patients = patients_of(desk, (t.record for t in talks))
     with desk.vault.use([conversations, *images], RESEARCH, desk.actor, "train", told(run, team)) as opened, cached:
         stored = images_in(opened)
         features = Features(loaded, lambda name: drawn[name] if name in drawn else stored(name), store=cached)
@@ -89,8 +99,7 @@ def train(
     parents = [conversations, *images]
     if not team.first:
         return desk.vault.catalogue.run(team.heard())
-    note = {"base": base, "parent": ""}
-    done = keep(desk, run, store, trained.adapter, trained.metrics, parents, note, {"base_files": files})
+    done = keep(desk, run, store, trained, Kept(base, "", precision, max_visual_tokens), parents, {"base_files": files})
     team.say(done.id)
     return done
 
@@ -99,6 +108,16 @@ def loaded_as(precision: Precision, max_visual_tokens: int | None) -> dict[str, 
     """What a run's settings say of how its model was loaded; nothing where that is as ever."""
     said: dict[str, str | int] = {} if precision == "nf4" else {"precision": precision}
     return said | ({} if max_visual_tokens is None else {"max_visual_tokens": max_visual_tokens})
+
+
+def loaded_so(run: Run) -> tuple[Precision, int | None]:
+    """How a run that made an adapter had loaded its model; `loaded_as` the other way round."""
+    return run.config.get("precision", "nf4"), run.config.get("max_visual_tokens")
+
+
+def patients_of(desk: Desk, names: Iterable[str]) -> dict[str, str]:
+    """Record to patient."""
+    return {record.id: record.patient for record in records_in(desk, names)}
 
 
 def records_in(desk: Desk, names: Iterable[str]) -> list[Record]:
@@ -111,49 +130,82 @@ def told(run: Run, team: Team = ALONE) -> dict[str, str | int]:
     return {"run": run.id, "manifest": run.manifest_root} | ({"process": team.rank} if team.size > 1 else {})
 
 
+class Outcome(Protocol):
+    """What a stage leaves: `train.sft.Trained`, `train.rl.grpo.Aligned`."""
+
+    @property
+    def adapter(self) -> bytes:
+        """As safetensors."""
+
+    @property
+    def metrics(self) -> Sequence[Mapping[str, float]]:
+        """One row a step."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a model's entry says of how its adapter was made; later stages load the base in the same way."""
+
+    base: str
+    """Digest of the model directory."""
+    parent: str
+    """Model that went before; empty where none did."""
+    precision: Precision
+    """How the language Linears were held."""
+    max_visual_tokens: int | None
+    """Budget an image; None is the family's own."""
+    control: str = ""
+    """Why the model is for an experiment only and is not to be released; empty where it is not."""
+
+    def note(self) -> dict[str, str | int]:
+        """For the catalogue; what is as ever is left out."""
+        control = {"control": self.control} if self.control else {}
+        return {"base": self.base, **loaded_as(self.precision, self.max_visual_tokens), **control}
+
+
 def keep(
     desk: Desk,
     run: Run,
     store: VaultStore,
-    adapter: bytes,
-    metrics: Sequence[dict[str, float]],
+    outcome: Outcome,
+    kept: Kept,
     parents: Sequence[str],
-    note: dict[str, str],
     more: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Keep an adapter and its metrics, make a model of them, and close the run.
+    """Keep an adapter and its metrics, make a model of them, and close the run; what a cut-off try kept is taken.
 
     Args:
         parents: ids of the objects that the adapter comes from.
-        note: ``base``, the digest of the model directory, and ``parent``, the model that went before.
         more: what the run's result says beside that.
     """
-    adapter = stamped(adapter, origin_of(desk, run, note["base"]))
-    new = [
-        NewObject("adapter", adapter, None, parents, {"run": run.id, "base": note["base"]}),
-        NewObject("metrics", "\n".join(json.dumps(m) for m in metrics).encode(), None, (), {"run": run.id}),
-    ]
-    ids = desk.vault.put_many(new, actor=desk.actor, activity=run.kind)
-    model = store_model(
+    metrics = outcome.metrics
+    ids = [o.id for kind in ("adapter", "metrics") for o in objects_of_run(desk, run, kind)]
+    if not ids:
+        adapter = stamped(outcome.adapter, origin_of(desk, run, kept.base))
+        note = {"run": run.id, "base": kept.base, "sha256": hashlib.sha256(adapter).hexdigest()}
+        new = [
+            NewObject("adapter", adapter, None, parents, note),
+            NewObject("metrics", "\n".join(json.dumps(m) for m in metrics).encode(), None, (), {"run": run.id}),
+        ]
+        ids = desk.vault.put_many(new, actor=desk.actor, activity=run.kind)
+    sha256 = desk.vault.catalogue.object(ids[0]).note["sha256"]
+    model = next((m for m in desk.vault.catalogue.models() if m.run == run.id), None) or store_model(
         desk.vault,
         "adapter",
         ids[:1],
         run,
         actor=desk.actor,
-        parent=note["parent"],
-        note={"base": note["base"], "sha256": hashlib.sha256(adapter).hexdigest()},
+        parent=kept.parent,
+        note={**kept.note(), "sha256": sha256},
     )
-    done = finish(
-        desk,
-        run,
-        {
-            "adapter": ids[0],
-            "metrics": ids[1],
-            "model": model.id,
-            "steps": len(metrics),
-            "last": metrics[-1] if metrics else {},
-            **(more or {}),
-        },
-    )
+    result = {
+        "adapter": ids[0],
+        "metrics": ids[1],
+        "model": model.id,
+        "steps": len(metrics),
+        "last": metrics[-1] if metrics else {},
+        **(more or {}),
+    }
+    done = finish(desk, run, result)
     store.clear()
     return done

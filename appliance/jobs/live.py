@@ -21,7 +21,7 @@ _MOST = 40
 
 
 class Lines:
-    """Tells a step's metrics as a line under a heading; columns are those that the first line has.
+    """Tells a step's metrics as a line under a heading, which comes again where a column is new.
 
     Args:
         tell: takes a line.
@@ -35,10 +35,10 @@ class Lines:
     def row(self, metrics: Mapping[str, float]) -> None:
         """Tell a step where its turn is."""
         step = int(metrics["step"]) + 1
-        if (step - 1) % self._every and step < self._steps:
+        if (step - 1) % self._every and step < self._steps and "held_exact" not in metrics:
             return
-        if not self._columns:
-            self._columns = tuple(c for c in COLUMNS if c[1] in metrics)
+        if any(c[1] in metrics and c not in self._columns for c in COLUMNS):
+            self._columns = tuple(c for c in COLUMNS if c in self._columns or c[1] in metrics)
             self._tell("  step " + "".join(f"{head:>9}" for head, _, _ in self._columns))
         cells = (form.format(metrics[name]) if name in metrics else "" for _, name, form in self._columns)
         self._tell(f"{step:6} " + "".join(f"{cell:>9}" for cell in cells))

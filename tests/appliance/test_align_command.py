@@ -151,6 +151,9 @@ def adapter_of(vault: Vault, run: rows.Run) -> dict[str, bytes]:
         (("--epsilon-high", "-1"), "--epsilon-high must be 0 or more"),
         (("--rcpa", "--delta-max", "0.1"), "--delta-max must not be below"),
         (("--resume",), "no alignment run was interrupted"),
+        (("--gamma", "0.1"), "--gamma is a setting of the curriculum, which is off"),
+        (("--collapse-after", "-1"), "--collapse-after must be 0 or more"),
+        (("--reward", "format:The rules: {answer}", "--domain", "missing.toml"), "missing.toml"),
         (("--base", "0" * 64), "another model"),
     ],
 )
@@ -180,5 +183,67 @@ def test_resume_takes_the_interrupted_settings(cloche: Run, home: Path) -> None:
     catalogue.close()
     code, _, err = cloche("align", "--resume", "--reward", "exact")
     assert code == 3 and "rewards = ('token_f1',)" in err
+    code, _, err = cloche("align", "--resume", "--precision", "fp32")
+    assert code == 3 and "precision = nf4, not fp32" in err
+    code, _, err = cloche("align", "--resume", "--epsilon-high", "0.3")
+    assert code == 3 and "epsilon_high = None" in err
     code, out, err = cloche("align", "--resume", "--json")
     assert code == 0 and json.loads(out)["run"] == done, err
+
+
+FORCED = """
+title = "A control"
+asks = ["side"]
+
+[[transform]]
+kind = "mirror"
+force = true
+"""
+
+
+def test_a_forced_table_needs_a_word_and_is_never_exported(cloche: Run, tmp_path: Path) -> None:
+    table = tmp_path / "control.toml"
+    table.write_text(FORCED)
+    code, _, err = cloche("align", *QUICK, "--domain", table)
+    assert code == 3 and "the model is a control" in err
+    code, _, err = cloche("align", *QUICK, "--domain", table, "--yes")
+    assert code == 0, err
+    code, _, err = cloche("export")
+    assert code == 3 and "for an experiment only" in err
+
+
+def test_rules_that_changed_are_another_run(cloche: Run, home: Path, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[[contradiction]]\nname = "c"\none = ["yes"]\nother = ["no"]\n')
+    code, out, err = cloche("align", *QUICK, "--reward", f"rules: {rules}", "--json")
+    assert code == 0, err
+    done = json.loads(out)["run"]
+    catalogue = Catalogue(home / CATALOGUE)
+    catalogue.set_state(done, "running")
+    rules.write_text(rules.read_text() + 'because = "it is so"\n')
+    code, _, err = cloche("align", "--resume")
+    catalogue.set_state(done, "done")
+    catalogue.close()
+    assert code == 3 and f"{done} cannot go on: it was begun with another rules" in err
+
+
+def test_a_cut_between_keeping_and_finishing_leaves_one_model(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from appliance.jobs import learn
+    from appliance.starter.where import STARTER
+
+    config = GrpoConfig(steps=1, prompts=2, group=2, seed=11)
+
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with Vault.open(home, SECRET) as vault:
+        finish = learn.finish
+        monkeypatch.setattr(learn, "finish", cut)
+        with pytest.raises(KeyboardInterrupt):
+            align(Desk(vault, ADA), STARTER, config)
+        monkeypatch.setattr(learn, "finish", finish)
+        models = len(list(vault.catalogue.models()))
+        run = align(Desk(vault, ADA), STARTER, config)
+        assert len(list(vault.catalogue.models())) == models
+        assert len(objects_of_run(Desk(vault, ADA), run, "adapter")) == 1
+        assert vault.catalogue.model(run.result["model"]).objects == (run.result["adapter"],)

@@ -22,7 +22,7 @@ class GrpoConfig:
     temperature: float = 1.0
     """Of the rollouts and of the log-probabilities."""
     learning_rate: float = 2e-4
-    """Of AdamW, constant after the first step."""
+    """Of AdamW, the same at every step."""
     kl: float = 0.0
     """Weight of the k3 estimate of KL to the policy without its adapter; 0 leaves the second forward out."""
     domain_weight: float = 1.0

@@ -175,7 +175,7 @@ class Curriculum:
         return shown(encoder, prompt.rationale, prompt.reference, min(share, self.config.prefix_max))
 
     def rewards(self, similarities: Sequence[float], lesson: Lesson) -> list[float]:
-        """What each completion earns for its similarity to the reference, in [0, 1]."""
+        """What each completion earns for its similarity to the reference, in [0, 1 + gamma]."""
         if self.config.threshold == "off":
             return [float(s) for s in similarities]
         return [float(s >= lesson.threshold and s > 0) + self.config.gamma * s for s in similarities]

@@ -143,3 +143,46 @@ def alone(loaded: Any, model: Any, features: Any, prompt: Prompt, said: Continua
     asked = loaded.encoder.prompt(prompt.turns, (prompt.image,), [features.grid(prompt.image)])
     batch = collate([packed_row([continued(asked, said.ids)])], 0)
     return learned_logits(loaded.family, model, batch, features.stack(batch.images))
+
+
+def by_hand(
+    loaded: Any,
+    policy: Any,
+    features: Any,
+    groups: Sequence[Group],
+    turn: Transform,
+    order: Sequence[int] = range(10**6),
+    begun: Sequence[int] = range(10**6),
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """KL, JS and advantage of each token against a second policy, each completion in a row of its own, in fp64.
+
+    Args:
+        order: each token's counterpart.
+        begun: the same behind a letter.
+    """
+    kls, jss, advantages = [], [], []
+    for g in groups:
+        asked = [Turn(t.role, turn.rule.swap_text(t.text)) for t in g.prompt.turns]
+        turned = Prompt(g.prompt.image + turn.suffix, tuple(asked), "", "")
+        for advantage, said, text in zip(g.advantages, g.completions, g.texts, strict=True):
+            if not said.ended:
+                continue
+            other = Continuation(tuple(order[i] for i in said.ids), (), True)
+            with torch.no_grad():
+                log_p = torch.log_softmax(alone(loaded, policy, features, g.prompt, said).double(), -1)
+                log_d = torch.log_softmax(alone(loaded, policy, features, turned, other).double(), -1)
+            letters = [
+                False,
+                *(i < len(turn.letters) and bool(turn.letters[i]) for i in said.ids[:-1]),
+            ]  # the header ends with a line end
+            size = log_d.shape[-1]
+            rows = [row[list((begun if inside else order)[:size])] for row, inside in zip(log_d, letters, strict=True)]
+            log_d = torch.stack(rows)
+            question = g.prompt.turns[-1].text
+            gate = float(turn.applies(question, text, (said.ids,)) and turn.applies(question, ""))
+            middle = (log_p.exp() + log_d.exp()).div(2).log()
+            js = ((log_p.exp() * (log_p - middle)).sum(-1) + (log_d.exp() * (log_d - middle)).sum(-1)) / 2
+            kls.append((log_d.exp() * (log_d - log_p)).sum(-1) * gate)
+            jss.append(js * gate / np.log(2))
+            advantages.append(torch.full((len(said.ids),), float(advantage), dtype=torch.double))
+    return torch.cat(kls), torch.cat(jss), torch.cat(advantages)

@@ -9,7 +9,7 @@ import torch
 
 from audit.conversation import Turn
 from tests.train.conftest import picture
-from tests.train.rl.parts import CONFIG, PROMPTS, alone, apart, grouped, mirror, sampled, steps_of, transforms
+from tests.train.rl.parts import CONFIG, PROMPTS, apart, by_hand, grouped, mirror, sampled, steps_of, transforms
 from train.lora import LoraConfig, attach, detach
 from train.models.family import Visual
 from train.models.features import Features
@@ -36,42 +36,6 @@ def test_the_identity_transform_is_plain_grpo(
     if forwards == 2:
         assert abs(found["domain_kl"]) <= 1e-6 and abs(found["domain_js"]) <= 1e-6
         assert features.computed == 6  # the pictures under their other names were really read
-
-
-def by_hand(
-    loaded: Any, policy: Any, features: Any, groups: list[Group], turn: Transform, order: list[int], begun: list[int]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """KL, JS and advantage of each token against a second policy, each completion in a row of its own, in fp64.
-
-    Args:
-        order: each token's counterpart.
-        begun: the same behind a letter.
-    """
-    kls, jss, advantages = [], [], []
-    for g in groups:
-        asked = [Turn(t.role, turn.rule.swap_text(t.text)) for t in g.prompt.turns]
-        turned = Prompt(g.prompt.image + turn.suffix, tuple(asked), "", "")
-        for advantage, said, text in zip(g.advantages, g.completions, g.texts, strict=True):
-            if not said.ended:
-                continue
-            other = Continuation(tuple(order[i] for i in said.ids), (), True)
-            with torch.no_grad():
-                log_p = torch.log_softmax(alone(loaded, policy, features, g.prompt, said).double(), -1)
-                log_d = torch.log_softmax(alone(loaded, policy, features, turned, other).double(), -1)
-            letters = [
-                False,
-                *(i < len(turn.letters) and bool(turn.letters[i]) for i in said.ids[:-1]),
-            ]  # the header ends with a line end
-            rows = [row[begun if inside else order] for row, inside in zip(log_d, letters, strict=True)]
-            log_d = torch.stack(rows)
-            question = g.prompt.turns[-1].text
-            gate = float(turn.applies(question, text, (said.ids,)) and turn.applies(question, ""))
-            middle = (log_p.exp() + log_d.exp()).div(2).log()
-            js = ((log_p.exp() * (log_p - middle)).sum(-1) + (log_d.exp() * (log_d - middle)).sum(-1)) / 2
-            kls.append((log_d.exp() * (log_d - log_p)).sum(-1) * gate)
-            jss.append(js * gate / np.log(2))
-            advantages.append(torch.full((len(said.ids),), float(advantage), dtype=torch.double))
-    return torch.cat(kls), torch.cat(jss), torch.cat(advantages)
 
 
 def test_the_mirror_asks_the_mirrored_question(loaded: Any, policy: Any, features: Any, groups: list[Group]) -> None:
@@ -112,8 +76,7 @@ def test_a_turned_picture_has_a_grid_and_positions_of_its_own(
         (name, _, count), (turned, _, many) = row.images[0], other.images[0]
         assert turned == name + turn.suffix and many == features.grid(turned)[0] * features.grid(turned)[1]
         assert features.grid(turned) == features.grid(name)[::-1] and count == many
-    same = list(range(512))
-    kl, js, a = by_hand(loaded, policy, features, groups, turn, same, same)
+    kl, js, a = by_hand(loaded, policy, features, groups, turn)
     assert float((js > 0).double().mean()) > 0.5  # some say left or right, which no swap makes right
     found, _, _ = steps_of(loaded, policy, features, groups, replace(CONFIG, domain_weight=0.7), [turn])
     assert found["domain_kl"] == pytest.approx(float(kl.mean()), rel=1e-3)

@@ -11,6 +11,7 @@ from audit.errors import BadInput
 from tests.train.rl.parts import CONFIG, ODD, PROMPTS, By
 from train.checkpoints import MemoryStore
 from train.lora import unpack
+from train.rl.curriculum import Curriculum, CurriculumConfig
 from train.rl.grpo import Group, GrpoConfig, run_grpo
 from train.rl.rewards.case import Case
 
@@ -48,6 +49,22 @@ def test_groups_without_variance_are_counted_and_replaced(loaded: Any, adapter: 
     assert all(g.kept for g in kept)
     assert len(kept) == len(drawn) - len(flat)
     assert {g.prompt.reference for g in kept} == {"varied"}
+
+
+def test_groups_are_replaced_from_the_curriculums_band(loaded: Any, adapter: bytes, features: Any) -> None:
+    """The first picture is half solved, the others never or always: only the first can give a group that differs."""
+    prompts = [replace(p, reference=r) for p, r in zip(PROMPTS, ("0.5", "0.0", "1.0"), strict=True)]
+    lessons = Curriculum(replace(CurriculumConfig.off(), band=0.5), group=4)
+    for prompt in prompts:
+        lessons.saw(prompt, [float(prompt.reference)] * 4)
+    drawn: list[str] = []
+    config = replace(CONFIG, prompts=1, steps=6, resample=1)
+    run_grpo(
+        loaded, adapter, prompts, features, config, [By(lambda case: float(case.reference))], MemoryStore(),
+        curriculum=lessons,
+        on_groups=lambda _, groups: drawn.extend(g.prompt.record for g in groups),
+    )  # fmt: skip
+    assert len(drawn) == 12 and set(drawn[1::2]) == {"r0"} and len(set(drawn[::2])) > 1
 
 
 def test_where_nothing_varies_nothing_is_learned(loaded: Any, adapter: bytes, features: Any) -> None:

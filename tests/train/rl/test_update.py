@@ -3,14 +3,23 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.train.rl.parts import CONFIG, PROMPTS, alone, apart, grouped, steps_of
 from train.data.rows import collate
 from train.models.forward import learned_logits
 from train.rl.grpo import Group
+from train.rl.objective import advantages_of
 from train.rl.update import group_row
+
+
+def names_of(policy: Any) -> list[str]:
+    """Of what learns."""
+    return [n for n, p in policy.named_parameters() if p.requires_grad]
 
 
 def test_advantages_are_those_of_the_formula() -> None:
@@ -18,6 +27,23 @@ def test_advantages_are_those_of_the_formula() -> None:
     std = (4 * 0.25 / 4) ** 0.5  # Bessel: five rewards, four degrees of freedom
     assert group.advantages == pytest.approx([a / (std + 1e-4) for a in (0.5, -0.5, -0.5, 0.5, 0.0)])
     assert not grouped(PROMPTS[0], (), (), (0.1,) * 7).advantages.any()  # whose mean is not 0.1 to the last bit
+
+
+EARNED = st.lists(st.none() | st.floats(-10, 10, allow_nan=False), min_size=2, max_size=8)
+
+
+@given(EARNED, st.booleans())
+def test_advantages_are_finite_and_sum_to_zero_whatever_is_earned(earned: list[float | None], scaled: bool) -> None:
+    found = advantages_of(np.array([earned], float).T, np.ones(1), scaled)
+    known = np.array([r for r in earned if r is not None])
+    assert np.isfinite(found).all() and abs(found.sum()) < 1e-6
+    assert all(a == 0 for a, r in zip(found, earned, strict=True) if r is None)
+    if len(known) < 2 or np.ptp(known) < 1e-9:
+        assert not found.any()
+    better = np.argsort(np.nan_to_num(np.array(earned, float)))
+    assert (np.diff([found[k] for k in better if earned[k] is not None]) >= -1e-9).all()
+    noise = np.array([[0.1 + 0.2, 0.3, 0.3]]).T  # rounding is no difference
+    assert not advantages_of(noise, np.ones(1), scaled).any()
 
 
 @torch.no_grad()
@@ -80,6 +106,37 @@ def test_the_reference_is_the_policy_without_its_adapter(
     assert forwards == 2 and wanted > 0
     assert found["kl"] == pytest.approx(wanted, rel=1e-3)
     assert found["loss"] == pytest.approx(plain["loss"] + 0.3 * wanted, abs=1e-4)
+
+
+def test_a_prefix_is_learned_at_its_weight_and_what_follows_sees_it(
+    loaded: Any, policy: Any, features: Any, groups: list[Group]
+) -> None:
+    """NLL of the prefix tokens at temperature one, of groups that teach nothing, too; completions go on behind it."""
+    config, weights = replace(CONFIG, temperature=0.8, max_grad_norm=1e9), list(policy.parameters())
+    weights = [p for p in weights if p.requires_grad]
+    prefixes = [tuple(loaded.tokenizer(t, add_special_tokens=False)["input_ids"]) for t in ("The slice is", "In", "")]
+    flat = 0 * groups[1].advantages
+    started = [replace(g, prefix=p) for g, p in zip(groups, prefixes, strict=True)]
+    started[1] = replace(started[1], advantages=flat)
+    shown, said, tokens = [], [], 0
+    for g in started:
+        for k, (advantage, c) in enumerate(zip(g.advantages, g.completions, strict=True)):
+            whole = replace(c, ids=(*g.prefix, *c.ids))
+            logits = alone(loaded, policy, features, g.prompt, whole)
+            at = torch.arange(len(whole.ids)), torch.tensor(whole.ids)
+            size = len(g.prefix)
+            if k == 0:
+                shown.append(-torch.log_softmax(logits, -1)[at][:size])
+            if c.ended and advantage:
+                said.append(-advantage * torch.log_softmax(logits / 0.8, -1)[at][size:])
+            tokens += len(c.ids) if c.ended and g.teaches else 0
+    loss = torch.cat(said).sum() / tokens + 0.5 * torch.cat(shown).mean()
+    wanted = dict(zip(names_of(policy), torch.autograd.grad(loss, weights), strict=True))
+    _, gradient, forwards = steps_of(loaded, policy, features, started, config, prefix_nll=0.5)
+    assert forwards == 1 and apart(gradient, wanted) < 1e-4
+    _, gradient, _ = steps_of(loaded, policy, features, started[1:2], config, prefix_nll=0.5)
+    assert any(g.any() for g in gradient.values()), "a prefix teaches where its completions do not"
+    assert steps_of(loaded, policy, features, started[1:2], config)[0] == {}
 
 
 def test_truncated_completions_teach_nothing(loaded: Any, policy: Any, features: Any, groups: list[Group]) -> None:
