@@ -25,15 +25,17 @@ from train.rl.objective import Tokens, Totals, policy_loss
 from train.rl.rollout import Group, asked_of
 from train.rl.scoring import Other, Scores, scored
 
+NOTHING = Continuation((), (), False)
+"""Stands in the row of a group of which the prefix alone is learned."""
 
-def group_row(asked: Encoded, completions: Sequence[Continuation], learned: bool = True, prefix: int = 0) -> Row:
+
+def group_row(asked: Encoded, completions: Sequence[Continuation], prefix: int = 0) -> Row:
     """A group as one row: the prompt once, each completion a branch; truncated ones are not learned.
 
     Args:
-        learned: whether completions are learned at all.
         prefix: tokens at the prompt's end that are learned, too, in the shared part.
     """
-    branches = [continued(asked, c.ids, c.ended and learned) for c in completions]
+    branches = [continued(asked, c.ids, c.ended) for c in completions]
     if prefix:
         marked = branches[0].learned.copy()
         marked[len(asked.ids) - prefix : len(asked.ids)] = True
@@ -47,6 +49,8 @@ class Material:
 
     groups: Sequence[Group]
     """Those that teach something by their rewards, their prefix, the domain or KL."""
+    read: list[np.ndarray]
+    """(G,) bool a group: which completions stand in its row."""
     rows: list[Row]
     """One a group."""
     totals: Totals
@@ -135,10 +139,10 @@ class Updates:
         useful = [g for g in groups if (g.prefix and prefix_nll) or (g.kept and (g.teaches or self.pulls))]
         encoded = [asked_of(self.loaded, self.features, g.prompt, g.prefix) for g in useful]
         transform, applies = self._transform(useful, encoded, step)
-        learned = [self._counts(g) or bool(a.any()) for g, a in zip(useful, applies, strict=True)]
+        read = [_read(g, self._counts(g) or bool(a.any())) for g, a in zip(useful, applies, strict=True)]
         rows = [
-            group_row(asked, g.completions, learns, len(g.prefix) if prefix_nll else 0)
-            for asked, g, learns in zip(encoded, useful, learned, strict=True)
+            _row(asked, g, chosen, g.completions, prefix_nll)
+            for asked, g, chosen in zip(encoded, useful, read, strict=True)
         ]
         counted = [g for g in useful if self._counts(g)]
         totals = Totals(
@@ -153,11 +157,11 @@ class Updates:
             if c.ended
         )
         prefixes = sum(len(g.prefix) for g in useful) if prefix_nll else 0
-        material = Material(useful, rows, totals, prefix_nll, prefixes, transform, applies, constrained)
+        material = Material(useful, read, rows, totals, prefix_nll, prefixes, transform, applies, constrained)
         material.old, material.reference = [None] * len(useful), [None] * len(useful)
         if transform:
             material.turned = [
-                self._turned(g, transform, learns, prefix_nll) for g, learns in zip(useful, learned, strict=True)
+                self._turned(g, transform, chosen, prefix_nll) for g, chosen in zip(useful, read, strict=True)
             ]
         return material
 
@@ -194,12 +198,12 @@ class Updates:
             [group.kept and c.ended and transform.applies(question, text, (ids, each)) for text, each, c in judged]
         )
 
-    def _turned(self, group: Group, transform: Transform, learned: bool = True, prefix_nll: float = 0.0) -> Row:
+    def _turned(self, group: Group, transform: Transform, chosen: np.ndarray, prefix_nll: float) -> Row:
         """A group's row under the transform: the image's own grid, and the words that are right for it."""
         asked = asked_of(self.loaded, self.features, group.prompt, group.prefix, transform.suffix)
         asked = replace(asked, ids=np.where(asked.visual, asked.ids, transform.swap(asked.ids)))
         swapped = [replace(c, ids=tuple(transform.swap(np.array(c.ids)).tolist())) for c in group.completions]
-        return group_row(asked, swapped, learned, len(group.prefix) if prefix_nll else 0)
+        return _row(asked, group, chosen, swapped, prefix_nll)
 
     def _gradients(self, material: Material, size: int) -> dict[str, float]:
         """Add up the gradients of all groups, some at a time."""
@@ -226,19 +230,26 @@ class Updates:
         if config.kl and any(one is None for one in material.reference[here]):
             with torch.no_grad(), self.model.disable_adapter():
                 material.reference[here] = self._scores(batch, temperatures).logprobs.split(kept)
-        owners, sizes = batch.owners[said], [len(g.completions) for g in groups]
-        advantages = self._tensor(np.concatenate([g.advantages for g in groups])).float()[owners]
+        owners, read = batch.owners[said], material.read[here]
+        sizes = [np.count_nonzero(chosen) for chosen in read]
+
+        def each(told: Sequence[np.ndarray]) -> torch.Tensor:
+            """What is told of completions, for each learned token."""
+            chosen = np.concatenate([one[stands] for one, stands in zip(told, read, strict=True)])
+            return self._tensor(chosen).float()[owners]
+
+        advantages = each([g.advantages for g in groups])
         counts = self._tensor(np.repeat([self._counts(g) for g in groups], sizes)).float()[owners]
         found = {"entropy": float((policy.entropy[said] * counts).sum()) / max(1, material.totals.tokens)}
         domain = policy.logprobs.new_zeros(())
         if material.transform is not None:
-            gate = self._tensor(np.concatenate(material.applies[here])).float()[owners]
+            gate = each(material.applies[here])
             js, apart = policy.js[said] * gate, (policy.kl[said] * gate).sum() / max(1, material.constrained)
             domain = config.domain_weight * apart
             if config.shaping:  # D_i, the mean over a completion (METHODS 3.2)
                 lengths = owners.bincount().clamp(min=1)
-                each = torch.zeros_like(lengths, dtype=js.dtype).index_add(0, owners, js) / lengths
-                advantages = advantages * (1 - each)[owners]
+                mean = torch.zeros_like(lengths, dtype=js.dtype).index_add(0, owners, js) / lengths
+                advantages = advantages * (1 - mean)[owners]
             found |= {
                 "domain_kl": float(apart.detach()),
                 "domain_js": float(js.sum()) / max(1, material.constrained),
@@ -285,6 +296,18 @@ class Updates:
 
     def _forget(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
+
+
+def _read(group: Group, learned: bool) -> np.ndarray:
+    """(G,) bool: the completions that are learned. Those that were cut off would be computed for nothing."""
+    return np.array([learned and c.ended for c in group.completions])
+
+
+def _row(
+    asked: Encoded, group: Group, chosen: np.ndarray, completions: Sequence[Continuation], prefix_nll: float
+) -> Row:
+    read = [c for c, stands in zip(completions, chosen, strict=True) if stands]
+    return group_row(asked, read or [NOTHING], prefix=len(group.prefix) if prefix_nll else 0)
 
 
 def _segments(row: Row) -> np.ndarray:

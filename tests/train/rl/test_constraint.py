@@ -126,7 +126,7 @@ def test_the_mirror_swaps_left_and_right(loaded: Any, policy: Any, features: Any
     said = loaded.tokenizer("left right, not red or Left", add_special_tokens=False)["input_ids"]
     group = grouped(PROMPTS[0], [Continuation((*said, 2), (), True), Continuation((2,), (), True)], ("", ""), (0, 1))
     row = group_row(asked_of(loaded, features, PROMPTS[0], ()), group.completions)
-    turned = Updates(loaded, policy, features, CONFIG, [turn])._turned(group, turn, 0.0)
+    turned = Updates(loaded, policy, features, CONFIG, [turn])._turned(group, turn, np.ones(2, bool), 0.0)
     text = loaded.tokenizer.decode(turned.ids, skip_special_tokens=True)
     assert "Is the right lesion visible?" in text and "right left, not red or Left" in text
     assert turned.images == tuple((name + MIRRORED, at, n) for name, at, n in row.images)
