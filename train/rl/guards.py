@@ -18,6 +18,7 @@ from train.rl.text import (
     normalised,
     starts_of,
     tokens,
+    untagged,
     words,
 )
 
@@ -40,14 +41,14 @@ _SAYS_NO = re.compile(
 def idle(question: str, reference: str, completion: str) -> str:
     """Why an answer earns nothing from any reward; empty where it says something."""
     answers = answers_of(completion)
-    said, wanted = words(answers[-1]), words(answer_of(reference))
+    said, wanted, whole = words(answers[-1]), words(answer_of(reference)), untagged(completion)
     if not said:
         return "the answer is empty"
-    if words(after_answer(completion)):
+    if tokens(after_answer(completion)):
         return "something is said behind the final answer"
     if len({tuple(words(one)) for one in answers}) > 1:
         return "several final answers are given, and they differ"
-    if repeats(said, wanted) or repeats(words(completion), wanted) or drones(completion, reference):
+    if repeats(said, wanted) or repeats(words(whole), wanted) or drones(whole, reference):
         return "the answer repeats itself"
     if pair := both_poles(said, wanted):
         return f"the answer says both {pair[0]} and {pair[1]}"

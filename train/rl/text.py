@@ -7,6 +7,7 @@ _TOKEN = re.compile(r"(?<![\w.,])-?\d+(?:\.\d+)?|[^\W_]+(?:'t\b)?")
 FILLERS = {"the", "a", "an", "in", "on", "at"}
 """Articles and bare prepositions of place: they count as no words."""
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
+_TAG = re.compile(r"</?(?:answer|think)>", re.IGNORECASE)
 _MARKER = re.compile(r"\banswer(?:\s+is\b\s*:?|\s*:)\s*", re.IGNORECASE)
 
 
@@ -24,6 +25,11 @@ def tokens(text: str) -> list[str]:
 def words(text: str) -> list[str]:
     """The tokens without articles and bare prepositions of place."""
     return [w for w in tokens(text) if w not in FILLERS]
+
+
+def untagged(completion: str) -> str:
+    """All of a completion but its <think> and <answer> tags, which are no words of it."""
+    return _TAG.sub(" ", completion)
 
 
 def answers_of(completion: str) -> list[str]:
@@ -44,9 +50,9 @@ def before_answer(completion: str) -> str:
 
 
 def after_answer(completion: str) -> str:
-    """What a completion says behind its last <answer> tag; empty where it has none."""
-    end = max((tag.end() for tag in _TAGGED.finditer(completion)), default=len(completion))
-    return completion[end:]
+    """What a completion says behind its first <answer> tag and in no other; empty where it has none."""
+    tag = _TAGGED.search(completion)
+    return _TAGGED.sub(" ", completion[tag.end() :]) if tag else ""
 
 
 def answer_of(completion: str) -> str:

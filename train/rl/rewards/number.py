@@ -14,9 +14,9 @@ MOST = 0.5
 """Tolerance at most: with more, twice as much is still right."""
 _BOUNDS = {
     "an upper bound": r"[<≤≲]|\b(?:less|fewer|(?:smaller|lower) than|under|below|most|up to|maxim\w*|max)\b",
-    "a lower bound": r"[>≥≳]|\+(?!\s*\d)|\b(?:more|(?:larger|greater|bigger|higher) than|over|above|exceed\w*|beyond|least|minim\w*)\b"
-    r"|(?<!\d)(?<!\d )\bmin\b(?=\.?\s*\d)",
-    "no one number": r"[±~≈]|\b(?:(?:rather|other) than|between|to|until|till|or|either|maybe|any|rang\w+|plus|minus)\b",
+    "a lower bound": r"[>≥≳]|\+(?!\s*\d)|\b(?:more|(?:larger|greater|bigger|higher) than|over|above|exceed\w*)\b"
+    r"|\b(?:beyond|least|minim\w*)\b|(?<!\d)(?<!\d )\bmin\b(?=\.?\s*\d)",
+    "no one number": r"[±~≈]|\b(?:(?:rather|other) than|between|to|till|or|either|maybe|any|rang\w+|plus|minus)\b",
 }
 """What an answer gives where it is not a number alone."""
 _CHANGED = re.compile(
