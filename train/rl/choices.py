@@ -71,7 +71,8 @@ def undecided(question: str, reference: str, completion: str) -> str:
         right, given = ({tuple(one) for one in named(some, known)} for some in (wanted, words(said)))
         if len(right) == 1 and len(given) > 1:
             return f"the answer names {len(given)} of the choices"
-    if len({letter for letter in _BARE.findall(said) if letter in lettered_in(question)}) > 1:
+    given, right = ({*_BARE.findall(text)} & {*lettered_in(question)} for text in (said, answer_of(reference)))
+    if len(given) > 1 and given != right:
         return "the answer gives the letters of several choices"
     if choices_in(question, reference) and (hedge := next((w for w in tokens(said) if w in HEDGES - {*wanted}), "")):
         return f"the answer says {hedge}: that is no choice"

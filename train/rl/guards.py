@@ -73,13 +73,14 @@ def repeats(said: list[str], wanted: list[str]) -> bool:
 
 def drones(completion: str, reference: str) -> bool:
     """Whether articles and the like, which count as no words, fill an answer up."""
-    if completion == reference:
+    said, wanted = tokens(completion), tokens(reference)
+    if said == wanted:
         return False
-    said, counts = tokens(completion), Counter(tokens(reference))
-    if _stutters(said) and not _stutters(tokens(reference)):
+    if _stutters(said) and not _stutters(wanted):
         return True
     if any(filler and len(list(run)) >= 3 for filler, run in groupby(said, lambda word: word in FILLERS)):
         return True
+    counts = Counter(wanted)
     return any(3 <= n > max(counts[w], len(said) / 2) for w, n in Counter(said).items() if w in FILLERS)
 
 

@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from audit.errors import BadInput
@@ -708,6 +708,12 @@ def test_rewards_are_bounded_repeatable_and_cannot_be_dodged(spec: str, q: str, 
     if first is not None:
         assert 0 <= first <= 1 and first == reward(Case(q, r, one)) == named(spec)(Case(q, r, one))
         assert reward.judge(Case(q, r, one)).why and not reward(Case(q, r, " "))
+
+
+@given(st.sampled_from(["exact", "closed", "number", "token_f1", "rouge_l", "brevity"]), TEXT, TEXT)
+def test_the_reference_itself_earns_all(spec: str, question: str, reference: str) -> None:
+    assume("answer" not in reference.casefold())
+    assert named(spec)(Case(question, reference, reference)) in (1.0, None)
 
 
 WORDS = st.lists(

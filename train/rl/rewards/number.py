@@ -53,7 +53,7 @@ class Number(Reward):
         here, there = (Counter(_CHANGED.findall(_plain(text))) for text in (said, wanted))
         if here != there:
             return Verdict(0.0, f"{min((here - there) + (there - here)).strip()!r} makes another number of it")
-        if _loose_unit(said):
+        if _loose_unit(said) and not _loose_unit(wanted):
             return Verdict(0.0, "the answer has a unit too many")
         if why := opposed(words(said), words(wanted)):
             return Verdict(0.0, why)
