@@ -69,7 +69,7 @@ def test_a_turned_picture_has_a_grid_and_positions_of_its_own(
     plain = [replace(p, turns=(Turn("user", "Is it red?"),)) for p in PROMPTS]
     groups = sampled(loaded, policy, features, prompts=plain)
     (turn,) = transforms(loaded, kind)
-    assert turn.turned
+    assert turn.rule.kind.turned
     updates = Updates(loaded, policy, features, CONFIG, [turn])
     material = updates._material(groups, 0, 0.0)
     for row, other, square in zip(material.rows, material.turned, (False, False, True), strict=True):
@@ -132,7 +132,7 @@ def test_the_mirror_swaps_left_and_right(loaded: Any, policy: Any, features: Any
     assert turned.images == tuple((name + MIRRORED, at, n) for name, at, n in row.images)
     assert np.array_equal(turn.swap(turned.ids), row.ids)
     image = picture(1, 48, 32)
-    assert np.array_equal(np.asarray(turn.apply(image)), np.asarray(image)[:, ::-1])
+    assert np.array_equal(np.asarray(turn.rule.kind.apply(image)), np.asarray(image)[:, ::-1])
 
 
 def test_words_that_cannot_be_swapped_are_gated_out(loaded: Any) -> None:

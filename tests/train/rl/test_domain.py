@@ -58,7 +58,6 @@ def test_words_of_one_token_are_exchanged_in_every_written_form(even: Any) -> No
     assert found.exact(ids)
     text = even.decode(found.swap(ids))
     assert text == "right is not left, Is the Right or the left side red"
-    assert found.unswappable and "left" not in found.unswappable and "LEFT" in found.unswappable
     assert not found.applies("LEFT or RIGHT?", "")
     assert not found.exact([even.convert_tokens_to_ids("(left")])  # one token, and "(right" is none
     assert found.applies("Is it left?", "right")
@@ -167,5 +166,5 @@ def test_a_table_gives_its_transforms_in_order(even: Any) -> None:
 def test_the_identity_changes_nothing_and_applies_to_all(even: Any) -> None:
     (same,) = Domain.of(table("identity"), even).transforms
     logits = torch.randn(2, 300)
-    assert torch.equal(same.back(logits), logits) and same.suffix == "#unchanged" and not same.turned
+    assert torch.equal(same.back(logits), logits) and same.suffix == "#unchanged" and not same.rule.kind.turned
     assert same.applies("Is the upper left bright?", "RIGHT")
