@@ -19,6 +19,7 @@ from train.data.encode import Encoder
 from train.estimate import How, Memory, Precision, Work, flops, memory
 from train.loss import tile_of
 from train.models.about import Known, known, patches
+from train.models.directory import tokenizer_of
 from train.models.family import Grid
 from train.recompute import recomputes
 from train.sft_config import SftConfig
@@ -209,10 +210,7 @@ def _grids(desk: Desk, of: Known, source: Run, talks: Sequence[Conversation], dr
 
 def _lengths(of: Known, talks: Sequence[Conversation], grids: dict[str, Grid]) -> list[tuple[int, int, int]]:
     """(tokens, learned tokens, visual tokens) of each row, as `rows_of` will lay it. Raises Refused for none."""
-    import transformers
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(of.directory, local_files_only=True, use_fast=True)
-    encoder = Encoder(tokenizer, of.family)
+    encoder = Encoder(tokenizer_of(of.directory, of.family), of.family)
     rows: dict[tuple[str, ...], list[tuple[int, int, int, int]]] = {}
     for talk in talks:
         one = encoder.encode(talk, [grids[i] for i in talk.images], talk.kind == "synthesizer")

@@ -1,5 +1,6 @@
 """The estimate: real models' shapes against their known sizes, and a measured peak."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -10,11 +11,19 @@ from typing import Any
 import pytest
 import torch
 
+from appliance.jobs.plan import _lengths
+from audit.conversation import Conversation, Turn
 from tests.appliance.measured import ROWS, write_model
+from tests.train.conftest import picture
+from tests.train.families.test_contract import NAMES
 from train.calibrate import Speed, measured, seconds
 from train.estimate import Flops, How, Shape, Work, flops, layer_bytes, memory
+from train.models.about import known
 from train.models.family import Family
+from train.models.features import Features
+from train.models.loading import load
 from train.models.parts import Parts, parts_of, shapes_in, without_tied_head
+from train.sft import rows_of
 
 GB = 1e9
 TARGETS = r"model\.language_model\.layers\.\d+\.((self|cross)_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
@@ -147,6 +156,22 @@ def test_recomputing_keeps_one_layer_and_the_inputs_of_the_others() -> None:
     layer = layer_bytes(shape, work, How("nf4", "cuda"))
     assert off.activations - on.activations == 27 * layer - 28 * 4 * 1024 * 1536 * 2
     assert off.weights == on.weights and off.head == on.head
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_plan_counts_the_rows_that_the_run_lays(name: str, tmp_path: Path) -> None:
+    """Every family: its template wherever the release has it, and its images cut as the tower sees them."""
+    case = importlib.import_module(f"tests.train.families.{name}").CASE
+    loaded = load(case.write(tmp_path / "model"), "fp32", "cpu")
+    features = Features(loaded, lambda size: picture(1, *map(int, size.split("x"))))
+    images = [f"{w}x{h}" for w, h in case.sizes]
+    asked = (Turn("user", "What plane?"), Turn("assistant", "It is the left slice.", True))
+    talks = [Conversation(f"{i}{k}", (i,), asked * (k + 1), "r", "caption") for i in images for k in (0, 1)]
+    talks += [Conversation("both", tuple(images[:2]), asked, "r", "k"), Conversation("none", (), asked, "", "k")]
+    talks.append(Conversation("unlearned", tuple(images[:1]), asked[:1], "r", "k"))
+    rows = [row for row, _ in rows_of(loaded, talks, features)]
+    wanted = [(len(r.ids), int(r.learned.sum()), int(r.visual.sum())) for r in rows]
+    assert _lengths(known(loaded.directory), talks, {i: features.grid(i) for i in images}) == wanted
 
 
 def test_flops_are_those_of_a_frozen_base() -> None:

@@ -45,7 +45,7 @@ def known(directory: Path, max_visual_tokens: int | None = None) -> Known:
     try:
         family = family_of(directory, max_visual_tokens)
         shapes = shapes_in(directory)
-        tied = bool(getattr(config.get_text_config(), "tie_word_embeddings", False) or config.tie_word_embeddings)
+        tied = any(getattr(one, "tie_word_embeddings", False) for one in (config.get_text_config(), config))
         return Known(
             directory, family, config, Shape.of(config), parts_of(without_tied_head(shapes, tied), family.lora_targets)
         )
