@@ -18,7 +18,8 @@ from train.calibrate import seconds as seconds_of
 from train.data.encode import Encoder
 from train.estimate import How, Memory, Precision, Work, flops, memory
 from train.loss import tile_of
-from train.models.about import Known, known, patches
+from train.models.about import Known, known
+from train.models.devices import computed_in
 from train.models.directory import tokenizer_of
 from train.models.family import Grid
 from train.recompute import recomputes
@@ -146,15 +147,16 @@ def plan(
     lengths = _lengths(of, talks, grids)
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
     recompute = recomputes(config.gradient_checkpointing, torch.device(device), of.parts.total)
-    how = How(precision, device, config.lora.rank, config.optimizer, recompute)
-    each_visual = [of.family.visual_tokens(grid) for grid in grids.values()]
+    vision = config.lora.vision
+    how = How(precision, device, config.lora.rank, config.optimizer, recompute, of.stored_in_bf16, vision)
     rows = [(t, n) for t, n, _ in lengths]
     stages = 2 if config.stages == "two" else 1
     kept = max(1, round(len(rows) * (1 - config.held_out)))
     steps = config.epochs * max(1, -(-kept // config.rows_per_step))
-    work = _largest(of, rows, grids, config, how)
-    spent = flops(of.parts, of.shape, rows, sum(patches(of.family, n) for n in each_visual), config.epochs, recompute)
-    compute = torch.float32 if how.compute == 4 else torch.bfloat16
+    work = _largest(of, rows, talks, grids, config, how)
+    patches = sum(map(of.family.tower_patches, grids.values()))
+    spent = flops(of.parts, of.shape, rows, patches, config.epochs, recompute, vision)
+    compute = computed_in(precision, device, of.stored_in_bf16)
     speed = measured(of.shape, precision, torch.device(device), compute)
     passes = (3 if recompute else 2) * config.epochs * -(-kept // min(config.micro_rows, config.rows_per_step))
     ordered = sorted(t for t, _ in rows)
@@ -179,7 +181,7 @@ def plan(
         checkpoints=(steps * stages - 1) // config.checkpoint_every,
         memory=memory(of.parts, of.shape, work, how),
         available=_available(device),
-        feature_bytes=_feature_bytes(of, grids, how),
+        feature_bytes=sum(of.family.feature_bytes(grid, of.shape.hidden, how.compute) for grid in grids.values()),
         seconds=seconds_of(spent, speed, of.parts.in_linears, passes),
         recomputes=recompute,
         micro_rows=config.micro_rows,
@@ -226,18 +228,29 @@ def _lengths(of: Known, talks: Sequence[Conversation], grids: dict[str, Grid]) -
     ]
 
 
-def _feature_bytes(of: Known, grids: dict[str, Grid], how: How) -> int:
-    return sum(of.family.feature_bytes(grid, of.shape.hidden, how.compute) for grid in grids.values())
-
-
-def _largest(of: Known, rows: list[tuple[int, int]], grids: dict[str, Grid], config: SftConfig, how: How) -> Work:
+def _largest(
+    of: Known,
+    rows: list[tuple[int, int]],
+    talks: Sequence[Conversation],
+    grids: dict[str, Grid],
+    config: SftConfig,
+    how: How,
+) -> Work:
     """The pass of the longest rows."""
-    each_visual = [of.family.visual_tokens(grid) for grid in grids.values()]
+    family, sizes = of.family, grids.values()
     most = min(config.micro_rows, config.rows_per_step, len(rows))
     longest = sorted(rows)[-most:]
-    features = min(CACHED, _feature_bytes(of, grids, how))
-    learned = min(sum(n for _, n in longest), tile_of(of.shape.vocabulary, config.head_tile))
-    return Work(most, longest[-1][0], learned, patches(of.family, max(each_visual, default=0)), features)
+    in_a_row = max(len(talk.images) for talk in talks)
+    features = sum(family.feature_bytes(grid, of.shape.hidden, how.compute) for grid in sizes)
+    return Work(
+        rows=most,
+        tokens=longest[-1][0],
+        learned=min(sum(n for _, n in longest), tile_of(of.shape.vocabulary, config.head_tile)),
+        patches=max(map(family.tower_patches, sizes), default=0),
+        feature_bytes=0 if how.vision else min(CACHED, features),
+        images=most * in_a_row,
+        crossed=in_a_row * max((family.feature_bytes(grid, 1, 1) for grid in sizes), default=0),
+    )
 
 
 def _available(device: str) -> int:

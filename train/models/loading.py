@@ -16,6 +16,7 @@ from train.models import attention
 from train.models.devices import computed_in, placed
 from train.models.directory import FAMILIES, check_directory, processor_of, tokenizer_of
 from train.models.family import Family
+from train.models.parts import stored_in_bf16
 
 Precision = Literal["nf4", "int8", "bf16", "fp32"]
 
@@ -88,7 +89,7 @@ def load(
         )
     place, family_class = placed(device), FAMILIES[kind]
     try:
-        compute = computed_in(precision, place, _stored_in_bf16(directory))
+        compute = computed_in(precision, place, stored_in_bf16(directory))
         config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
         model, found = transformers.AutoModelForImageTextToText.from_pretrained(
             directory,
@@ -126,17 +127,6 @@ def load(
     return Loaded(
         model, tokenizer, family, Encoder(tokenizer, family), directory, digest or digest_of(directory), precision
     )
-
-
-def _stored_in_bf16(directory: Path) -> bool:
-    """Whether every weight lies in bf16 on the disk; reads the heads of the files alone."""
-    from safetensors import safe_open
-
-    kinds = set()
-    for shard in sorted(directory.glob("*.safetensors")):
-        with safe_open(shard, framework="pt") as file:
-            kinds |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-    return kinds == {"BF16"}
 
 
 def _quantisation(family: type[Family], precision: Precision, compute: torch.dtype) -> Any:
