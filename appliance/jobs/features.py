@@ -21,9 +21,11 @@ from audit.conversation import Conversation
 from audit.errors import BadInput, EnvironmentProblem, IntegrityFailure
 from audit.opened import Opened
 from audit.rows import NewObject, Run, StoredObject
+from train.data.mix import divided, staged
 from train.models.family import Family, Grid
 from train.rl.domain import MIRRORED
 from train.rl.grpo import GrpoConfig, Prompt
+from train.sft_config import SftConfig
 
 KIND = "features"
 """Kind of the objects."""
@@ -239,6 +241,28 @@ def uses_in_training(conversations: Iterable[Conversation], epochs: int) -> Coun
     return Counter({image: count * epochs for image, count in Counter(i for r in rows for i in set(r)).items()})
 
 
+def uses_in_run(
+    conversations: Sequence[Conversation], config: SftConfig, groups: Mapping[str, str] | None = None
+) -> Counter[str]:
+    """How often a run will use each image: once an epoch of a stage that learns it, or a measurement if it is held out.
+
+    Args:
+        conversations: all that it is given, those about drawn pictures too: the held-out part is drawn from all.
+        groups: record to patient, as `run_sft` takes it.
+    Raises: BadInput as `run_sft` does, where nothing can be held out or a stage would be empty.
+    """
+    learned, held = divided(conversations, config.held_out, config.seed, groups)
+    stages = staged(learned, config.stages)
+    rows = [len({talk.images or talk.id for talk in talks}) for talks in stages]
+    steps = sum(config.epochs * -(-n // config.rows_per_step) for n in rows)
+    looks = sum(-(-steps // every) for every in (config.evaluate_every, config.probe_every) if every)
+    found: Counter[str] = Counter()
+    for talks, times in (*((talks, config.epochs) for talks in stages), (held, looks)):
+        for images in {talk.images for talk in talks}:
+            found.update(dict.fromkeys(images, times))
+    return found
+
+
 def uses_in_alignment(prompts: Sequence[Prompt], config: GrpoConfig, mirror: bool) -> Counter[str]:
     """How many draws of its prompts each image can expect, rounded up, mirrored images too."""
     drawn = config.steps * config.prompts
@@ -267,15 +291,15 @@ class CachePlan:
     def sentence(self) -> str:
         """For a person."""
         if not self.budget:
-            return "features on disk: none, they are kept in memory only"
+            return "none, they are kept in memory only"
         if not self.images:
-            return "features on disk: none, each image is used once"
+            return "none, each image is used once"
         size = f"{self.images:,} images of {self.bytes_an_image / 1e6:,.2f} MB, {self.total / 1e9:,.2f} GB"
         budget = f"{self.budget / 1e9:,.2f} GB"
         if self.total <= self.budget:
-            return f"features on disk: {size}, within the budget of {budget}"
+            return f"{size}, within the budget of {budget}"
         fit = self.budget // max(1, self.bytes_an_image)
-        return f"features on disk: {size}; {fit:,} of them fit into the budget of {budget} (--feature-cache-gb)"
+        return f"{size}; {fit:,} of them fit into the budget of {budget} (--feature-cache-gb)"
 
 
 def cache_plan(

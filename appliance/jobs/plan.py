@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 
 from appliance.jobs.common import RESEARCH, Desk, images_in, latest
+from appliance.jobs.defaults import FEATURE_CACHE_GB
+from appliance.jobs.features import CachePlan, cache_plan, uses_in_run
 from appliance.jobs.rehearsal import rehearsal
 from appliance.jobs.synthesise import conversations_of
 from audit.conversation import Conversation
@@ -69,8 +71,8 @@ class TrainingPlan:
     """Estimated bytes, by part."""
     available: int
     """Bytes of memory that are free where it would run; 0 where unknown."""
-    feature_bytes: int
-    """Features of all images, as the cache would hold them."""
+    cache: CachePlan | None
+    """What features would take up on the disk; None where the tower learns, so that none can be kept."""
     seconds: float
     """Estimated time."""
     recomputes: bool
@@ -120,7 +122,7 @@ class TrainingPlan:
             ("memory, about",
              gib(self.memory.peak) + (f" of {gib(self.available)} free" if self.available else "")),
             *((f"  {name}", gib(size)) for name, size in parts.items()),
-            ("features of all images", gib(self.feature_bytes)),
+            ("features on disk", self.cache.sentence if self.cache else "none: the tower learns, too"),
             ("time, about", _time(self)),
             ("out of memory", OUT_OF_MEMORY),
         ]  # fmt: skip
@@ -137,6 +139,7 @@ def plan(
     rehearse: int,
     precision: Precision = "nf4",
     max_visual_tokens: int | None = None,
+    feature_cache_gb: float = FEATURE_CACHE_GB,
 ) -> TrainingPlan:
     """Plan a run on the newest synthetic tasks. Opens the conversations and some images, which the log says."""
     source = latest(desk, "synth")
@@ -153,6 +156,8 @@ def plan(
     stages = 2 if config.stages == "two" else 1
     kept = max(1, round(len(rows) * (1 - config.held_out)))
     steps = config.epochs * max(1, -(-kept // config.rows_per_step))
+    patients = {name: desk.vault.catalogue.record(name).patient for name in {t.record for t in talks if t.record}}
+    uses = {name: n for name, n in uses_in_run(talks, config, patients).items() if name not in drawn}
     work = _largest(of, rows, talks, grids, config, how)
     patches = sum(map(of.family.tower_patches, grids.values()))
     spent = flops(of.parts, of.shape, rows, patches, config.epochs, recompute, vision)
@@ -181,7 +186,7 @@ def plan(
         checkpoints=(steps * stages - 1) // config.checkpoint_every,
         memory=memory(of.parts, of.shape, work, how),
         available=_available(device),
-        feature_bytes=sum(of.family.feature_bytes(grid, of.shape.hidden, how.compute) for grid in grids.values()),
+        cache=None if vision else cache_plan(of.family, of.shape.hidden, grids, uses, feature_cache_gb, how.compute),
         seconds=seconds_of(spent, speed, of.parts.in_linears, passes),
         recomputes=recompute,
         micro_rows=config.micro_rows,

@@ -21,7 +21,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from appliance.jobs import features as under_test
 from appliance.jobs import learn
 from appliance.jobs.common import Desk, images_in
-from appliance.jobs.features import KIND, FeatureCache, cache_plan, uses_in_alignment, uses_in_training
+from appliance.jobs.features import KIND, FeatureCache, cache_plan, uses_in_alignment, uses_in_run, uses_in_training
 from audit.actor import Actor
 from audit.checkpoint import VerifierKey
 from audit.conversation import Conversation, Turn
@@ -359,6 +359,23 @@ def test_uses_are_counted_by_row_and_epoch() -> None:
     assert uses_in_alignment(prompts, GrpoConfig(steps=1, prompts=3), False) == {"a": 2, "b": 1}
     found = uses_in_alignment(prompts, GrpoConfig(steps=4, prompts=3), True)
     assert found == {"a": 8, "b": 4, "a" + MIRRORED: 8, "b" + MIRRORED: 4}
+
+
+def test_a_run_uses_an_image_in_both_stages_and_in_every_measurement() -> None:
+    def talk(image: str, kind: str, record: str) -> Conversation:
+        return Conversation(f"{image} {kind}", (image,), (Turn("user", "?"),), record, kind)
+
+    talks = [talk(i, kind, f"r{i}") for i in "abcdefgh" for kind in ("caption", "precise")]
+    talks += [talk("a", "precise", "ra"), Conversation("text", (), (Turn("user", "?"),), "", "caption")]
+    once = SftConfig(epochs=1, rows_per_step=4)
+    assert uses_in_run(talks, once) == uses_in_training(talks, 1) == dict.fromkeys("abcdefgh", 1)
+    assert uses_in_run(talks, replace(once, stages="two")) == dict.fromkeys("abcdefgh", 2)
+    patients = {f"r{i}": "ab"[i > "d"] for i in "abcdefgh"}
+    held = replace(once, held_out=0.3, evaluate_every=1, probe_every=2, epochs=3)
+    found = uses_in_run(talks[:-1], held, patients)  # three steps over four rows
+    assert found in ({i: 5 if i in measured else 3 for i in "abcdefgh"} for measured in ("abcd", "efgh"))
+    with pytest.raises(BadInput, match="no tasks"):
+        uses_in_run(talks[:1], replace(once, stages="two"))
 
 
 def test_training_asks_the_tower_once_an_image_and_learns_the_same(
