@@ -18,6 +18,7 @@ from audit.rows import Run
 from train.calibrate import measured
 from train.calibrate import seconds as seconds_of
 from train.data.encode import Encoder
+from train.data.samples import samples_of
 from train.estimate import How, Memory, Precision, Work, flops, memory
 from train.loss import tile_of
 from train.models.about import Known, known
@@ -216,21 +217,12 @@ def _grids(desk: Desk, of: Known, source: Run, talks: Sequence[Conversation], dr
 
 
 def _lengths(of: Known, talks: Sequence[Conversation], grids: dict[str, Grid]) -> list[tuple[int, int, int]]:
-    """(tokens, learned tokens, visual tokens) of each row, as `rows_of` will lay it. Raises Refused for none."""
+    """(tokens, learned tokens, visual tokens) of each row, as the run will lay it. Raises Refused for none."""
     encoder = Encoder(tokenizer_of(of.directory, of.family), of.family)
-    rows: dict[tuple[str, ...], list[tuple[int, int, int, int]]] = {}
-    for talk in talks:
-        one = encoder.encode(talk, [grids[i] for i in talk.images], talk.kind == "synthesizer")
-        if one.learned[1:].any() and len(one.ids) <= of.shape.context:
-            key = talk.images or (f"text {talk.id}",)
-            shared = one.shared_until if talk.images else 0
-            rows.setdefault(key, []).append((len(one.ids), shared, int(one.learned.sum()), int(one.visual.sum())))
+    rows = [row for row, _ in samples_of(encoder, talks, grids.__getitem__, of.config)]
     if not rows:
-        raise Refused("no conversation has a learned turn that fits the model", where="train", hint="cloche synth")
-    return [
-        (some[0][1] + sum(length - shared for length, shared, _, _ in some), sum(s[2] for s in some), some[0][3])
-        for some in rows.values()
-    ]
+        raise Refused("no conversation has a learned turn", where="train", hint="cloche synth")
+    return [(len(row.ids), int(row.learned.sum()), int(row.visual.sum())) for row in rows]
 
 
 def _largest(

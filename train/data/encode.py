@@ -128,7 +128,7 @@ class Encoder:
             conversation: its turns say which are learned. A learned answer counts from its first word to the token
                 that ends the turn, which is added where the chat template writes none; a learned user turn counts
                 whole, header included, and so does the answer to it: who writes the question writes on from there
-                (METHODS 1.2).
+                (METHODS 1.2). What stands up to the end of the last image is never learned.
             grids: (rows, columns) of visual tokens of each image.
             ends: append the end-of-text token, learned: the model learns to end the dialogue. It then writes on
                 behind its answers, and nothing is added to them.
@@ -197,6 +197,7 @@ class Encoder:
             placed.append((image, int(starts[first]), int(starts[last] + repeats[last] - starts[first])))
             at += len(expansion.counts)
         until = placed[-1][1] + placed[-1][2] + self.family.closes_image if placed else 0
+        learned[:until] = False  # conversations share it, and an image's features are no tokens to be written
         return Encoded(
             ids,
             self.family.positions(len(ids), [(p[1], g) for p, g in zip(placed, grids, strict=True)]),
