@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from appliance.jobs.plan import _lengths
 from audit.conversation import Conversation, Turn
+from audit.errors import BadInput
 from tests.appliance.measured import ROWS, write_model
 from tests.train.conftest import picture
 from tests.train.families.test_contract import NAMES
@@ -169,14 +171,19 @@ def test_the_plan_counts_the_rows_that_the_run_lays(name: str, tmp_path: Path) -
     case = importlib.import_module(f"tests.train.families.{name}").CASE
     loaded = load(case.write(tmp_path / "model"), "fp32", "cpu")
     features = Features(loaded, lambda size: picture(1, *map(int, size.split("x"))))
-    images = [f"{w}x{h}" for w, h in case.sizes]
+    images, of = [f"{w}x{h}" for w, h in case.sizes], known(loaded.directory)
+    grids = {image: features.grid(image) for image in images}
     asked = (Turn("user", "What plane?"), Turn("assistant", "It is the left slice.", True))
     talks = [Conversation(f"{i}{k}", (i,), asked * (k + 1), "r", "caption") for i in images for k in (0, 1)]
     talks += [Conversation("both", tuple(images[:2]), asked, "r", "k"), Conversation("none", (), asked, "", "k")]
+    long = replace(talks[-1], record="r7", turns=(asked[0], Turn("assistant", "No. " * of.shape.context, True)))
+    with pytest.raises(BadInput, match="longer than the model's context") as caught:
+        _lengths(of, [*talks, long], grids)
+    assert caught.value.where.startswith("r7: ")
     talks.append(Conversation("unlearned", tuple(images[:1]), asked[:1], "r", "k"))
     rows = [row for row, _ in rows_of(loaded, talks, features)]
     wanted = [(len(r.ids), int(r.learned.sum()), int(r.visual.sum())) for r in rows]
-    assert _lengths(known(loaded.directory), talks, {i: features.grid(i) for i in images}) == wanted
+    assert _lengths(of, talks, grids) == wanted
 
 
 @pytest.mark.parametrize("name", NAMES)
