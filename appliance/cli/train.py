@@ -95,7 +95,7 @@ def train(ctx: click.Context, /, model_dir: Path, resume: bool, yes: bool, dry_r
         rehearse, precision, budget = (given.pop(k) for k in ("rehearse", "precision", "max_visual_tokens"))
         feature_cache_gb = given.pop("feature_cache_gb")
         config = _config(given)
-        planned = plan(desk, model_dir, config, rehearse, precision, budget)
+        planned = plan(desk, model_dir, config, rehearse, precision, budget, feature_cache_gb)
         if dry_run:
             first = f"would take {planned.steps:,} steps; nothing is done\n"
             notes = "".join(f"\nbeware: {reason}; it needs --yes" for reason in planned.reasons)

@@ -17,7 +17,9 @@ from train.data.encode import Encoder
 from train.estimate import Flops, How, Memory, Work, flops, memory
 from train.lora import LoraConfig
 from train.loss import tile_of
-from train.models.about import Known, known, patches
+from train.models.about import Known, known
+from train.models.devices import computed_in
+from train.models.directory import tokenizer_of
 from train.models.family import Grid
 from train.recompute import recomputes
 from train.rl.config import GrpoConfig
@@ -132,17 +134,23 @@ def align_plan(
     material = material_of(desk, asked, "plan", resume)
     check(material.prompts, material.rewards, config)
     of = known(model_dir, material.max_visual_tokens)
-    tokenizer, encoder = _encoder(of)
+    tokenizer = tokenizer_of(of.directory, of.family)
+    encoder = Encoder(tokenizer, of.family)
     grids = _grids(desk, of, material)
     lengths = sorted(len(encoder.prompt(p.turns, (p.image,), [grids[p.image]]).ids) for p in material.prompts)
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
     recompute = recomputes(config.gradient_checkpointing, torch.device(device), of.parts.total)
-    how = How(material.precision, device, _rank(material), "adamw", recompute)
+    lora = material.trained.config.get("lora", {})
+    vision = bool(lora.get("vision", False))
+    rank = int(lora.get("rank", LoraConfig().rank))
+    how = How(material.precision, device, rank, "adamw", recompute, of.stored_in_bf16, vision)
     rows = min(config.micro_groups or config.prompts, config.prompts)
     longest = lengths[-1] + config.group * config.max_new_tokens
     learned = min(rows * config.group * config.max_new_tokens, tile_of(of.shape.vocabulary))
-    features = min(CACHED, sum(of.family.feature_bytes(g, of.shape.hidden, how.compute) for g in grids.values()))
-    largest = max((patches(of.family, of.family.visual_tokens(g)) for g in grids.values()), default=0)
+    sizes, family = grids.values(), of.family
+    features = 0 if vision else min(CACHED, sum(family.feature_bytes(g, of.shape.hidden, how.compute) for g in sizes))
+    largest = max(map(family.tower_patches, sizes), default=0)
+    crossed = max((family.feature_bytes(g, 1, 1) for g in sizes), default=0)
     transforms = [Transform.of(rule, tokenizer) for rule in material.table.rules] if material.table else []
     completions = config.steps * config.prompts * config.group
     return AlignPlan(
@@ -162,22 +170,11 @@ def align_plan(
         shown=rationales_shown(encoder, material.prompts, asked.curriculum) if asked.curriculum else None,
         forced=bool(material.table and material.table.forced),
         domain=_applies(material, transforms),
-        memory=memory(of.parts, of.shape, Work(rows, longest, learned, largest, features), how),
+        memory=memory(of.parts, of.shape, Work(rows, longest, learned, largest, features, rows, crossed), how),
         cache_bytes=_cache_bytes(of, config, lengths[-1], how.compute),
         available=available(device),
         seconds=_seconds(of, config, lengths, how, bool(transforms)),
     )
-
-
-def _encoder(of: Known) -> tuple[Any, Encoder]:
-    import transformers
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(of.directory, local_files_only=True, use_fast=True)
-    return tokenizer, Encoder(tokenizer, of.family)
-
-
-def _rank(material: Material) -> int:
-    return int(material.trained.config.get("lora", {}).get("rank", LoraConfig().rank))
 
 
 def _grids(desk: Desk, of: Known, material: Material) -> dict[str, Grid]:
@@ -221,6 +218,6 @@ def _seconds(of: Known, config: GrpoConfig, lengths: list[int], how: How, domain
         vision=0,
     )
     passes = config.steps * (config.max_new_tokens + 1 + read + config.updates * (3 if how.checkpointing else 2))
-    compute = torch.float32 if how.compute == 4 else torch.bfloat16
+    compute = computed_in(how.precision, how.device, how.stored_in_bf16)
     speed: Speed = measured(shape, how.precision, torch.device(how.device), compute)
     return seconds_of(update, speed, parts.in_linears, 0) + seconds_of(sampled, speed, parts.in_linears, passes)

@@ -23,7 +23,7 @@ from appliance.jobs.common import (
     root_of,
 )
 from appliance.jobs.defaults import FEATURE_CACHE_GB
-from appliance.jobs.features import FeatureCache, uses_in_training
+from appliance.jobs.features import FeatureCache, uses_in_run
 from appliance.jobs.rehearsal import rehearsal
 from appliance.jobs.saved import same_data, same_run
 from appliance.jobs.steps import StepEvents
@@ -87,8 +87,9 @@ def train(
     loaded = load(model_dir, precision, max_visual_tokens=max_visual_tokens, digest=base)
     steps = StepEvents(desk, run, members, resumed=before == run)
     store = VaultStore(desk, run, steps.flush, config.keep_checkpoints)
-    cached = FeatureCache(desk, run, features_key(loaded), uses_in_training(talks, config.epochs), feature_cache_gb)
     patients = patients_of(desk, (t.record for t in talks))
+    uses = uses_in_run([*talks, *general], config, patients)
+    cached = FeatureCache(desk, run, features_key(loaded), uses, feature_cache_gb)
     with desk.vault.use([conversations, *images], RESEARCH, desk.actor, "train", told(run, team)) as opened, cached:
         stored = images_in(opened)
         features = Features(loaded, lambda name: drawn[name] if name in drawn else stored(name), store=cached)

@@ -13,10 +13,10 @@ from audit.errors import BadInput, IntegrityFailure
 from train.data.encode import Encoder
 from train.gguf.files import digest_of
 from train.models import attention
-from train.models.chat import chat_template_of
 from train.models.devices import computed_in, placed
-from train.models.directory import FAMILIES, check_directory, check_vocabulary, processor_of
+from train.models.directory import FAMILIES, check_directory, processor_of, tokenizer_of
 from train.models.family import Family
+from train.models.parts import stored_in_bf16
 
 Precision = Literal["nf4", "int8", "bf16", "fp32"]
 
@@ -89,7 +89,7 @@ def load(
         )
     place, family_class = placed(device), FAMILIES[kind]
     try:
-        compute = computed_in(precision, place, _stored_in_bf16(directory))
+        compute = computed_in(precision, place, stored_in_bf16(directory))
         config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
         model, found = transformers.AutoModelForImageTextToText.from_pretrained(
             directory,
@@ -103,9 +103,6 @@ def load(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True, use_fast=True)
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
         processor = processor_of(directory)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise BadInput(
@@ -126,24 +123,10 @@ def load(
     if precision == "nf4":
         _keep_differentiable(model)
     family = family_class.of(config, processor, max_visual_tokens)
-    check_vocabulary(directory, tokenizer, model.get_input_embeddings().weight.shape[0], family.image_token)
-    tokenizer.chat_template = chat_template_of(
-        directory, tokenizer, tokenizer.convert_ids_to_tokens(family.image_token)
-    )
+    tokenizer = tokenizer_of(directory, family, model.get_input_embeddings().weight.shape[0])
     return Loaded(
         model, tokenizer, family, Encoder(tokenizer, family), directory, digest or digest_of(directory), precision
     )
-
-
-def _stored_in_bf16(directory: Path) -> bool:
-    """Whether every weight lies in bf16 on the disk; reads the heads of the files alone."""
-    from safetensors import safe_open
-
-    kinds = set()
-    for shard in sorted(directory.glob("*.safetensors")):
-        with safe_open(shard, framework="pt") as file:
-            kinds |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-    return kinds == {"BF16"}
 
 
 def _quantisation(family: type[Family], precision: Precision, compute: torch.dtype) -> Any:
