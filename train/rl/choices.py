@@ -8,6 +8,7 @@ from train.rl.text import answer_of, starts_of, tokens, words
 HEDGES = {
     *("maybe", "perhaps", "possibly", "probably", "either", "or", "both", "unsure", "unclear", "uncertain", "unknown"),
     *("idea", "clue", "comment", "cannot", "neither", "depends", "doubt", "guess", "any", "all"),
+    *("wrong", "false", "incorrect", "untrue", "mistaken"),
 }
 """Words with which an answer is not one choice."""
 AFTER_NO = {"there", "it", "this", "that", "they", "he", "she", "i"}

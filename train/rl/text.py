@@ -6,6 +6,7 @@ import unicodedata
 _TOKEN = re.compile(r"(?<![\w.,])-?\d+(?:\.\d+)?|[^\W_]+(?:'t\b)?")
 FILLERS = {"the", "a", "an", "in", "on", "at"}
 """Articles and bare prepositions of place: they count as no words."""
+_CHOICE_A = re.compile(r"[\s(]*A[\s).:]*")
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"</?(?:answer|think)>", re.IGNORECASE)
 _MARKER = re.compile(r"\banswer(?:\s+is\b\s*:?|\s*:)\s*", re.IGNORECASE)
@@ -23,8 +24,8 @@ def tokens(text: str) -> list[str]:
 
 
 def words(text: str) -> list[str]:
-    """The tokens without articles and bare prepositions of place."""
-    return [w for w in tokens(text) if w not in FILLERS]
+    """The tokens without articles and bare prepositions of place; "A" alone is the choice of that letter."""
+    return [w for w in tokens(text) if w not in FILLERS] or (["a"] if _CHOICE_A.fullmatch(text) else [])
 
 
 def untagged(completion: str) -> str:

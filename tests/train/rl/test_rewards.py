@@ -461,7 +461,8 @@ FOUND: list[tuple[tuple[str, ...], tuple[str, str], tuple[str, ...]]] = [
         "No, there is a mass.", "No, a mass.", "No - there's a large mass", "no: mass",
     )),
     (("closed",), ("Is the heart enlarged?", "no"), (
-        "No, the heart is enlarged.", "No, enlarged heart", "no, there is",
+        "No, the heart is enlarged.", "No, enlarged heart", "no, there is", "no, it is present", "no, it does",
+        "No, wrong",
     )),
     (("number", "brevity:number", RULES), LARGE, (
         "12 mm, forty cm", "12 mm to twenty mm", "12 mm squared", "12 mm nope", "12 mm cubed", "12 mm^2", "12 mm+",
@@ -479,6 +480,18 @@ FOUND: list[tuple[tuple[str, ...], tuple[str, str], tuple[str, ...]]] = [
     )),
     (("number", "brevity:number", RULES), ("How many lesions are there?", "3"), (
         "3+", "minimum 3", "3 + more", "max 3", "thirty-three",
+    )),
+    (("closed", "brevity:closed"), SIDE, (
+        "left, bilateral", "left and opposite side", "left is wrong", "left hemisphere and the other one",
+    )),
+    (("closed", "brevity:closed"), THERE, (
+        "yes, wrong", "yes is false", "Yes: incorrect",
+    )),
+    (("closed", "exact", "token_f1"), ("Which plane? A. axial, B. coronal", "A"), (
+        "a", "B", "A B", "the a", "a a", "(A) coronal", "A or", "an",
+    )),
+    (("number",), LARGE, (
+        "12 mm i guess", "perhaps 12 mm", "12 mm, several", "12 mm and many more",
     )),
     (("number",), ("How many cells?", "2 thousand"), (
         "2", "2 million", "2 hundred",
@@ -589,6 +602,8 @@ def test_long_answers_are_searched_for_repetition_in_linear_time() -> None:
             ["B", "(B)", "B.", "B. coronal", "coronal", "The answer is B."],
         ),
         ("closed", ("Which? A. axial, B. coronal", "coronal"), ["B", "(B) coronal", "Coronal"]),
+        ("closed", ("Which? A. axial, B. coronal", "A"), ["A", "A.", "(A)", "(A) axial", "axial", "The answer is A."]),
+        ("exact", ("Which? A. axial, B. coronal", "A"), ["A", "A.", "(A)", "The answer is A."]),
         (
             "number",
             LARGE,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from train.rl.choices import AFTER_NO, HEDGES, choices_in, lettered_in, letters_of, named
 from train.rl.guards import negated
+from train.rl.poles import SIDES
 from train.rl.rewards.case import Case, Reward, Verdict
 from train.rl.text import answer_of, tokens, words
 
@@ -12,6 +13,8 @@ MOST_WORDS = 20
 """Words of a closed answer at most; what goes on longer is not one."""
 _BREAK = re.compile(r"\W*no\s*[,.;:!\u2013\u2014-]")
 _CLAIM = re.compile(r"\bthere(?:\s+(?:is|are|was|were)|'s)\b")
+_CLAIMS = {"present", "positive", "visible", "see", "seen", "does", "do", "did", "indeed", "exists"}
+_BESIDES = {"bilateral", "opposite", "contralateral", "other", "others"}
 _ASKING = {
     "is",
     "are",
@@ -63,7 +66,7 @@ class Closed(Reward):
         offered = self.choices or choices_in(question, reference)
         known = [words(one) for one in offered]
         wanted, letters = words(answer_of(reference)), lettered_in(question)
-        if wanted in known or answer_of(reference).strip(" ().:") in letters:
+        if (wanted and wanted in known) or answer_of(reference).strip(" ().:") in letters:
             return ""
         return "the question is open: its reference is none of the choices"
 
@@ -77,6 +80,8 @@ class Closed(Reward):
             return Verdict(0.0, f"a closed answer has at most {MOST_WORDS} words")
         if hedge := next((w for w in tokens(said) if w in HEDGES and w not in wanted), ""):
             return Verdict(0.0, f"the answer says {hedge}: that is no choice")
+        if wanted in ([SIDES[0]], [SIDES[1]]) and (beside := _BESIDES & {*spoken}):
+            return Verdict(0.0, f"the answer says {min(beside)} beside the side")
         distinct = sorted({tuple(one) for one in [*named(spoken, offered), *letters_of(said, letters)]})
         if not distinct:
             return Verdict(0.0, "the answer names none of the choices")
@@ -103,4 +108,4 @@ def _affirmed(said: str, question: str) -> bool:
     if not rest or negated(rest):
         return False
     asked = {*words(question)} - _ASKING
-    return bool(_CLAIM.search(said.lower())) or (bool(asked) and asked <= {*rest})
+    return bool(_CLAIM.search(said.lower()) or _CLAIMS & {*rest} or (asked and asked <= {*rest}))

@@ -16,12 +16,13 @@ _BOUNDS = {
     "an upper bound": r"[<≤≲]|\b(?:less|fewer|(?:smaller|lower) than|under|below|most|up to|maxim\w*|max)\b",
     "a lower bound": r"[>≥≳]|\+(?!\s*\d)|\b(?:more|(?:larger|greater|bigger|higher) than|over|above|exceed\w*)\b"
     r"|\b(?:beyond|least|minim\w*)\b|(?<!\d)(?<!\d )\bmin\b(?=\.?\s*\d)",
-    "no one number": r"[±~≈]|\b(?:(?:rather|other) than|between|to|till|or|either|maybe|any|rang\w+|plus|minus)\b",
+    "no one number": r"[±~≈]|\b(?:(?:rather|other) than|between|to|till|or|either|any|rang\w+|plus|minus)\b"
+    r"|\b(?:maybe|perhaps|possibly|guess|unsure|unknown|unclear)\b",
 }
 """What an answer gives where it is not a number alone."""
 _CHANGED = re.compile(
     r"\b(?:(?:thir|four|fif|six|seven|eigh|nine)teen\w*|(?:twen|thir|for|fif|six|seven|eigh|nine)t(?:y|ies|ieth\w*)"
-    r"|hundred\w*|thousand\w*|\w*illion\w*|dozens?|couple|pairs?|half|halves|thirds|quarters?|tenths?|twice|thrice"
+    r"|few|many|several|hundred\w*|thousand\w*|\w*illion\w*|dozens?|couple|pairs?|half|halves|thirds|quarters?|tenths?|twice|thrice"
     r"|double\w*|triple\w*|times|fold|squared|cubed|(?:square|cubic|sq)(?!\s*(?:mm|cm|m)\b)|each|every"
     r"|hourly|daily|weekly|monthly|yearly|wrong|false|incorrect|untrue)\b"
     r"|(?<![^\W\d_])(?:k|mio|mln|bn|tn)\b|(?<=\d)\s*x(?!\s*\d)(?!\w)|[\^*]|(?<=\d)_"
