@@ -228,7 +228,8 @@ CASES = {
 HARD: dict[str, dict[str, tuple[str, ...]]] = {
     "brain-mri": {
         GATED: (
-            "Is there any tumor left?", "Is there tumour left after resection?", "Nothing left?", "No lesion left.",
+            "Is there any tumor left?", "How many are left in the brain?",
+            "Is there tumour left after resection?", "Nothing left?", "No lesion left.",
             "Has the patient left hospital?", "Has he left?", "How much oedema is left?",
             "Was he left with a deficit?", "The operation left a cavity", "What was left?",
             "Is there enough brain left to resect?", "Any left?", "Is that right, doctor?", "This is T2, right?",
@@ -239,7 +240,8 @@ HARD: dict[str, dict[str, tuple[str, ...]]] = {
             "a right-to-left shunt", "left atrial myxoma", "parasagittally left?", "Is it the left profile?",
         ),
         SWAPPED: (
-            "Is the stroke left or right?", "Is the lesion left?", "Is it left?",
+            "Is the stroke left or right?", "The patient has left frontal oedema.",
+            "Is the lesion left?", "Is it left?",
             "The mass is on the left, with oedema.", "Is there any lesion in the left lobe?",
             "Is there a mass on the left?", "No lesion on the right.", "Left.", "Is there any left frontal lesion?",
             "How much oedema is on the left?", "left-hand side", "Left, right, or both?",
@@ -361,6 +363,47 @@ def test_answers_are_swapped_and_gated_too() -> None:
     assert brain.judge("Where is it?", "In the posterior fossa").outcome == GATED
     assert brain.judge("Which plane?", "sagittal").outcome == KEPT  # a gate of questions only
     assert chest.judge("What is there?", "A large heart").outcome == GATED
+
+
+@pytest.mark.parametrize("name", ["brain-mri", "retina", "food"])
+def test_an_answer_and_its_mirrored_one_are_gated_alike(name: str) -> None:
+    """Else one side alone would be constrained, which teaches a side."""
+    (rule,) = table_of(name).rules
+    answers = (
+        *(
+            "Left.",
+            "It is left.",
+            "The answer is left.",
+            "It lies on the left. The answer is left.",
+            "<answer>left</answer>",
+        ),
+        *(
+            "There is one on the left.",
+            "left side",
+            "The left one",
+            "He has left-sided signs.",
+            "The patient has left signs.",
+        ),
+        *(
+            "No oedema left.",
+            "There is a mass left.",
+            "left after that",
+            "left with a rim",
+            "is left with a rim",
+            "left a bit",
+        ),
+        *(
+            "left of the centre",
+            "Left, as it seems",
+            "leftmost",
+            "It is the left, not the right.",
+            "on the left, I am sure",
+        ),
+    )
+    for answer in answers:
+        found = rule.judge("Which side?", answer)
+        assert rule.judge("Which side?", rule.swap_text(answer)).outcome == found.outcome, answer
+    assert all(rule.judge("Which side?", answer).outcome == SWAPPED for answer in answers[:10])
 
 
 def test_parts_of_words_are_never_swapped() -> None:
