@@ -210,10 +210,13 @@ def _step(
 
 
 def _measure(learner: Learner, watch: Watch, material: _Material, step: int, row: dict[str, float]) -> None:
-    """Measure the held-out part where it is due, and always after the last step."""
-    config, last = learner.config, step + 1 == len(material.plan)
+    """Measure the held-out part where it is due, and always after the last step.
+
+    Processes round differently, and must not disagree about the end: what they go by is the mean of what each measured.
+    """
+    config, last, team = learner.config, step + 1 == len(material.plan), learner.team
     if material.held and (last or (step + 1) % config.evaluate_every == 0):
-        row["held_loss"] = loss_over(learner, material.held)
+        row["held_loss"] = team.summed(loss_over(learner, material.held), learner.loaded.device) / team.size
         watch.see(row["held_loss"], step, learner.model)
     if material.questions and (last or (step + 1) % config.probe_every == 0):
         row["held_exact"] = exact_matches(learner.loaded, learner.model, learner.features, material.questions)

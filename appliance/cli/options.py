@@ -55,19 +55,16 @@ def _kind(annotation: ast.expr) -> tuple[str, tuple[str, ...]]:
     return ast.unparse(annotation).partition(" ")[0], ()
 
 
-def options(
-    fields: list[Field], names: Mapping[str, str], skip: frozenset[str] = frozenset()
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def options(fields: list[Field], names: Mapping[str, str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A decorator that adds one option a field.
 
     Args:
         names: field to option where they differ, such as ``patience`` to ``early-stop``.
-        skip: fields that get none.
     """
     kinds: dict[str, Any] = {"int": click.INT, "float": click.FLOAT, "str": click.STRING}
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
-        for one in reversed([f for f in fields if f.name not in skip]):
+        for one in reversed(fields):
             option = f"--{names.get(one.name, one.name).replace('_', '-')}"
             told: dict[str, Any] = {"default": one.default, "show_default": True, "help": one.says}
             if one.kind == "bool":

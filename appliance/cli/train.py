@@ -111,9 +111,13 @@ def train(ctx: click.Context, /, model_dir: Path, resume: bool, yes: bool, dry_r
     emit(
         settings,
         {"run": run.id, **run.result},
-        f"{run.id}: {run.result['steps']} steps, loss {run.result['last'].get('loss', 0):.3f}, "
+        f"{run.id}: {run.result['steps']} steps, {_last(run.result['last'])}, "
         f"model {run.result['model']}\nnext: cloche align, or cloche export",
     )
+
+
+def _last(metrics: Mapping[str, float]) -> str:
+    return f"loss {metrics['loss']:.3f}" if "loss" in metrics else "the last of them skipped"
 
 
 def _config(given: Mapping[str, Any]) -> Any:

@@ -42,6 +42,12 @@ def listed(cloche: Run, kind: str) -> list[dict[str, str]]:
     return [r for r in json.loads(cloche("runs", "list", "--json")[1]) if r["kind"] == kind]
 
 
+def test_a_last_step_that_was_skipped_has_no_loss_to_print(cloche: Run) -> None:
+    code, out, err = cloche("train", *QUICK, "--learning-rate", "1e30")
+    assert code == 0 and "step 1 is skipped" in err, err
+    assert "2 steps, the last of them skipped, model model-" in out and "loss" not in out
+
+
 def test_the_plan_states_the_cache_and_what_a_tower_that_learns_costs(cloche: Run) -> None:
     more = (*QUICK, "--epochs", "2", "--dry-run")
     plain = json.loads(cloche("train", *more, "--json")[1])

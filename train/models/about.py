@@ -8,7 +8,7 @@ from PIL import Image
 
 from audit.errors import BadInput, ClocheError
 from train.estimate import GGUF_BYTES, How, Memory, Shape, Work, memory
-from train.gguf.files import digest_of, digest_of_file
+from train.gguf.files import digest_over, digests_of
 from train.models.directory import check_directory, family_of
 from train.models.family import Family
 from train.models.parts import Parts, parts_of, shapes_in, stored_in_bf16, without_tied_head
@@ -108,7 +108,7 @@ def about(directory: Path) -> dict[str, Any]:
     of = known(directory)
     name, line = licence_of(directory)
     parts = of.parts
-    files = [p for p in sorted(directory.rglob("*")) if p.is_file() and not _hidden(p.relative_to(directory))]
+    files = digests_of(directory)
     return {
         "directory": str(directory),
         "family": of.family.model_type,
@@ -127,12 +127,6 @@ def about(directory: Path) -> dict[str, Any]:
             for device in ("cpu", "cuda")
         },
         "serve_bytes": to_serve(of),
-        "digest": digest_of(directory),
-        "files": {
-            p.relative_to(directory).as_posix(): {"bytes": p.stat().st_size, "sha256": digest_of_file(p)} for p in files
-        },
+        "digest": digest_over(files),
+        "files": {n: {"bytes": (directory / n).stat().st_size, "sha256": digest} for n, digest in files.items()},
     }
-
-
-def _hidden(name: Path) -> bool:
-    return any(part.startswith(".") for part in name.parts)
