@@ -87,8 +87,7 @@ def _from_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> Non
     type=click.IntRange(1),
     help="Tokens of a completion at most. Default: 16, with a reason 96.",
 )
-@options(AROUND, NAMES, _WRITTEN)
-@options(GRPO, NAMES, _WRITTEN)
+@options([one for one in (*AROUND, *GRPO) if one.name not in _WRITTEN], NAMES)
 @options(CURRICULUM, {})
 @CACHE
 @click.option("--base", help="Refuse a model directory whose digest is another than this.")
