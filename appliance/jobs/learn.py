@@ -88,7 +88,7 @@ def train(
     steps = StepEvents(desk, run, members, resumed=before == run)
     store = VaultStore(desk, run, steps.flush, config.keep_checkpoints)
     patients = patients_of(desk, (t.record for t in talks))
-    uses = uses_in_run([*talks, *general], config, patients)
+    uses = {name: n for name, n in uses_in_run([*talks, *general], config, patients).items() if name not in drawn}
     cached = FeatureCache(desk, run, features_key(loaded), uses, feature_cache_gb)
     with desk.vault.use([conversations, *images], RESEARCH, desk.actor, "train", told(run, team)) as opened, cached:
         stored = images_in(opened)
