@@ -42,6 +42,7 @@ COMMANDS: dict[str, Entry] = {
     "synth": Entry("appliance.cli.steward:synth", STEWARD, "Turn captions into questions and answers."),
     "train": Entry("appliance.cli.train:train", STEWARD, "Teach a model the records (single-stage QLoRA)."),
     "align": Entry("appliance.cli.steward:align", STEWARD, "Align the trained model by rewards (GRPO)."),
+    "rewards": Entry("appliance.cli.rewards:rewards", STEWARD, "Say what rewards and domain rules pay for."),
     "evaluate": Entry("appliance.cli.steward:evaluate", STEWARD, "Measure a model on held-out patients."),
     "export": Entry("appliance.cli.steward:export", STEWARD, "Make the GGUF that the clinic asks."),
     "models": Entry("appliance.cli.models:models", STEWARD, "List the models; say what one is."),

@@ -1,0 +1,47 @@
+"""Several rewards for one completion, each on its own scale: whoever learns from them normalises each, then sums."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from audit.errors import BadInput
+from train.rl.rewards.case import Case, Reward
+from train.rl.rewards.named import named
+
+
+@dataclass(frozen=True)
+class Combined:
+    """Rewards in the order in which they were named."""
+
+    rewards: tuple[Reward, ...]
+    """At least one; no name twice."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Each reward's name, as it stands in the metrics."""
+        return tuple(one.name for one in self.rewards)
+
+    def parts(self, case: Case) -> dict[str, float | None]:
+        """What each reward gives; None where it does not apply."""
+        return {one.name: one(case) for one in self.rewards}
+
+    def __call__(self, case: Case) -> float | None:
+        """The mean of those that apply; None where none does."""
+        found = [score for score in self.parts(case).values() if score is not None]
+        return sum(found) / len(found) if found else None
+
+
+def combined(specs: Sequence[str]) -> Combined:
+    """The rewards that a person named.
+
+    Raises:
+        BadInput: there is none, one is unknown, or one stands there twice.
+    """
+    rewards = tuple(named(one) for one in specs)
+    names = [one.name for one in rewards]
+    if not names or len(set(names)) < len(names):
+        raise BadInput(
+            "a reward is named twice: it would count double" if names else "no reward is named",
+            where="--reward",
+            hint="cloche rewards list",
+        )
+    return Combined(rewards)
