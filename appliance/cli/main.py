@@ -43,6 +43,7 @@ COMMANDS: dict[str, Entry] = {
     "train": Entry("appliance.cli.train:train", STEWARD, "Teach a model the records (single-stage QLoRA)."),
     "align": Entry("appliance.cli.steward:align", STEWARD, "Align the trained model by rewards (GRPO)."),
     "rewards": Entry("appliance.cli.rewards:rewards", STEWARD, "Say what rewards and domain rules pay for."),
+    "domains": Entry("appliance.cli.domains:domains", STEWARD, "Say which transforms keep a domain's answers right."),
     "evaluate": Entry("appliance.cli.steward:evaluate", STEWARD, "Measure a model on held-out patients."),
     "export": Entry("appliance.cli.steward:export", STEWARD, "Make the GGUF that the clinic asks."),
     "models": Entry("appliance.cli.models:models", STEWARD, "List the models; say what one is."),

@@ -19,7 +19,7 @@ from audit.events import Event
 from audit.rows import Model, Record, Run, StoredObject
 from audit.vault import Opened, Vault
 from synth.synthesizer import Pair
-from train.rl.domain import MIRRORED, mirrored
+from train.rl.views import original, shown
 
 RESEARCH = "HRESCH"
 """Purpose of use of making a model."""
@@ -164,11 +164,10 @@ def pairs_in(opened: Opened, records: Sequence[Record]) -> list[Pair]:
 
 
 def images_in(opened: Opened) -> Callable[[str], Image.Image]:
-    """Opens an image by object id; an id that ends in ``#mirrored`` gives the mirrored image."""
+    """Opens an image by object id; one that ends in a transform's suffix (``#mirrored``) gives the image so."""
 
     def image(name: str) -> Image.Image:
-        found = Image.open(io.BytesIO(opened.read(name.removesuffix(MIRRORED)))).convert("RGB")
-        return mirrored(found) if name.endswith(MIRRORED) else found
+        return shown(Image.open(io.BytesIO(opened.read(original(name)))).convert("RGB"), name)
 
     return image
 

@@ -22,8 +22,8 @@ from audit.errors import BadInput, EnvironmentProblem, IntegrityFailure
 from audit.opened import Opened
 from audit.rows import NewObject, Run, StoredObject
 from train.models.family import Family, Grid
-from train.rl.domain import MIRRORED
 from train.rl.grpo import GrpoConfig, Prompt
+from train.rl.views import original
 
 KIND = "features"
 """Kind of the objects."""
@@ -55,7 +55,7 @@ class FeatureCache:
             desk: where it works.
             run: the run that computes and reads them.
             key: what features depend on beside the image.
-            uses: how often the run will use each image, by id; mirrored ones too. What is used once is read where it
+            uses: how often the run will use each image, by id; transformed ones too. What is used once is read where it
                 is there, and not written.
             budget_gb: disk for the features of all runs together, in GB; 0 leaves the cache out.
             clock: seconds.
@@ -75,7 +75,7 @@ class FeatureCache:
         if not self._budget:
             return self
         catalogue = self._desk.vault.catalogue
-        images = catalogue.objects_named(name.removesuffix(MIRRORED) for name in self._uses)
+        images = catalogue.objects_named(original(name) for name in self._uses)
         self._patients = {one.id: one.patient for one in images if one.patient}
         for one in catalogue.objects(KIND):  # oldest first: of two processes' the newer one counts
             if self._is_ours(one):
@@ -98,7 +98,7 @@ class FeatureCache:
     def wants(self, image_id: str) -> bool:
         """Whether an image is used again, belongs to a patient, and is not there yet."""
         fresh = image_id not in self._waiting and image_id not in self._found
-        known = image_id.removesuffix(MIRRORED) in self._patients
+        known = original(image_id) in self._patients
         return self._writes and fresh and known and self._uses.get(image_id, 0) > 1
 
     def get(self, image_id: str) -> bytes | None:
@@ -161,11 +161,11 @@ class FeatureCache:
 
     def _is_ours(self, one: StoredObject) -> bool:
         image = str(one.note.get("image"))
-        owner = self._patients.get(image.removesuffix(MIRRORED))
+        owner = self._patients.get(original(image))
         return one.note.get("key") == self._key and image in self._uses and owner == one.patient
 
     def _new(self, image_id: str, data: bytes) -> NewObject:
-        image = image_id.removesuffix(MIRRORED)
+        image = original(image_id)
         note = {"key": self._key, "image": image_id, "run": self._run.id}
         return NewObject(KIND, data, self._patients[image], [image], note)
 
@@ -239,14 +239,18 @@ def uses_in_training(conversations: Iterable[Conversation], epochs: int) -> Coun
     return Counter({image: count * epochs for image, count in Counter(i for r in rows for i in set(r)).items()})
 
 
-def uses_in_alignment(prompts: Sequence[Prompt], config: GrpoConfig, mirror: bool) -> Counter[str]:
-    """How many draws of its prompts each image can expect, rounded up, mirrored images too."""
+def uses_in_alignment(prompts: Sequence[Prompt], config: GrpoConfig, suffixes: Sequence[str] = ()) -> Counter[str]:
+    """How many draws of its prompts each image can expect, rounded up; transformed images too.
+
+    Args:
+        suffixes: of the domain's transforms, of which each step draws one.
+    """
     drawn = config.steps * config.prompts
     found: Counter[str] = Counter()
     for image, count in Counter(p.image for p in prompts).items():
         found[image] = -(-drawn * count // len(prompts))
-        if mirror:
-            found[image + MIRRORED] = found[image]
+        for suffix in suffixes:
+            found[image + suffix] = -(-drawn * count // (len(prompts) * len(suffixes)))
     return found
 
 
@@ -255,7 +259,7 @@ class CachePlan:
     """What the cache would hold."""
 
     images: int
-    """Images that are used more than once, mirrored ones counted too."""
+    """Images that are used more than once, transformed ones counted too."""
     bytes_an_image: int
     """Mean bytes of one image's features."""
     total: int
@@ -295,7 +299,7 @@ def cache_plan(
         itemsize: bytes of a number: 4 in fp32 (on CPUs), 2 in 16 bits.
     """
     kept = [name for name, count in uses.items() if count > 1]
-    named = [grids[name.removesuffix(MIRRORED)] for name in kept if name.removesuffix(MIRRORED) in grids]
+    named = [grids[original(name)] for name in kept if original(name) in grids]
     sizes = [family.feature_bytes(grid, width, itemsize) for grid in named or grids.values()]
     each = round(sum(sizes) / len(sizes)) if sizes else 0
     return CachePlan(len(kept), each, len(kept) * each, int(budget_gb * 1e9))

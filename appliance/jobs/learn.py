@@ -33,7 +33,7 @@ from train.gguf.files import digest_of
 from train.lora import stamped
 from train.models.features import Features, features_key
 from train.models.loading import Precision, load
-from train.rl.domain import Mirror
+from train.rl.domain import MIRRORED, Mirror
 from train.rl.grpo import Group, GrpoConfig, Prompt, run_grpo
 from train.rl.rewards import exact
 from train.sft import SftConfig, run_sft
@@ -126,7 +126,7 @@ def align(
         steps.used(step, [g.prompt.record for g in groups])
         kept.add(step, groups)
 
-    uses = uses_in_alignment(prompts, config, mirror)
+    uses = uses_in_alignment(prompts, config, (MIRRORED,) if mirror else ())
     cached = FeatureCache(desk, run, features_key(loaded), uses, feature_cache_gb)
     with desk.vault.use([adapter_id, triplets, *images], RESEARCH, desk.actor, "align", _told(run)) as opened, cached:
         aligned = run_grpo(

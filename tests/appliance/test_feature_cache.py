@@ -37,8 +37,8 @@ from tests.train.test_features import same, towers
 from train.lora import LoraConfig
 from train.models.features import Features, features_key, packed
 from train.models.qwen2_vl import Qwen2VL
-from train.rl.domain import MIRRORED
 from train.rl.grpo import GrpoConfig, Prompt
+from train.rl.views import MIRRORED, original
 from train.sft import SftConfig
 
 ACTOR = Actor.current("steward")
@@ -86,7 +86,7 @@ def epochs(
     desk = Desk(vault, ACTOR, tell=how.pop("tell", lambda text: pytest.fail(text)))
     run = vault.catalogue.start_run("train", {}, 0, "")
     cache = FeatureCache(desk, run, features_key(model), dict.fromkeys(images, uses), gb, **how)
-    plain = sorted({name.removesuffix(MIRRORED) for name in images})
+    plain = sorted({original(name) for name in images})
     with vault.use(plain, "HRESCH", ACTOR, "train") as opened, cache:
         found = Features(model, images_in(opened), 0, cache)
         fresh, ran = Features(model, images_in(opened)), 0
@@ -106,18 +106,18 @@ def kept(vault: Vault) -> list[str]:
 
 def test_the_tower_runs_once_an_image_and_never_in_the_next_run(vault: Vault, loaded: Any) -> None:
     images = pictures(vault)
-    names = [*images, images[0] + MIRRORED]
+    names = [*images, images[0] + MIRRORED, images[1] + "#rotated-90"]
     first = epochs(vault, loaded, names)
-    assert (first.computed, first.fetched) == (5, 10)
+    assert (first.computed, first.fetched) == (6, 12)
     assert sorted(kept(vault)) == sorted(names)
     for one in vault.catalogue.objects(KIND):
-        image = str(one.note["image"]).removesuffix(MIRRORED)
+        image = original(str(one.note["image"]))
         assert one.patient == vault.catalogue.object(image).patient and vault.catalogue.parents(one.id) == [image]
     second = epochs(vault, loaded, names)
-    assert (second.computed, second.fetched) == (0, 15)
+    assert (second.computed, second.fetched) == (0, 18)
     budget = replace(loaded, family=replace(loaded.family, max_pixels=48 * 48))
     third = epochs(vault, budget, names)
-    assert (third.computed, third.fetched) == (5, 10)
+    assert (third.computed, third.fetched) == (6, 12)
 
 
 def test_nothing_is_written_of_what_is_used_once_or_of_nobody(vault: Vault, loaded: Any) -> None:
@@ -356,9 +356,12 @@ def test_uses_are_counted_by_row_and_epoch() -> None:
     assert uses_in_training(talks, 1) == {"a": 2, "b": 2, "c": 1}
     assert uses_in_training(talks, 3) == {"a": 6, "b": 6, "c": 3}
     prompts = [Prompt(image, (), "", "") for image in "aab"]
-    assert uses_in_alignment(prompts, GrpoConfig(steps=1, prompts=3), False) == {"a": 2, "b": 1}
-    found = uses_in_alignment(prompts, GrpoConfig(steps=4, prompts=3), True)
+    assert uses_in_alignment(prompts, GrpoConfig(steps=1, prompts=3)) == {"a": 2, "b": 1}
+    found = uses_in_alignment(prompts, GrpoConfig(steps=4, prompts=3), (MIRRORED,))
     assert found == {"a": 8, "b": 4, "a" + MIRRORED: 8, "b" + MIRRORED: 4}
+    turns = ("#rotated-90", "#rotated-180", "#rotated-270")
+    found = uses_in_alignment(prompts, GrpoConfig(steps=4, prompts=3), turns)  # one of three is drawn each step
+    assert found == {"a": 8, "b": 4} | {"a" + t: 3 for t in turns} | {"b" + t: 2 for t in turns}
 
 
 def test_training_asks_the_tower_once_an_image_and_learns_the_same(

@@ -211,12 +211,11 @@ def loaded(tiny_model: Path) -> Any:
 
 @pytest.fixture
 def features(loaded: Any) -> Any:
-    """Features of pictures that their names describe: ``seed:width:height``, ``#mirrored`` behind it for the mirror."""
+    """Features of pictures that their names describe: ``seed:width:height``, a transform's suffix behind it."""
     from train.models.features import Features
-    from train.rl.domain import MIRRORED, mirrored
+    from train.rl.views import original, shown
 
     def opened(name: str) -> Image.Image:
-        plain = picture(*map(int, name.removesuffix(MIRRORED).split(":")))
-        return mirrored(plain) if name.endswith(MIRRORED) else plain
+        return shown(picture(*map(int, original(name).split(":"))), name)
 
     return Features(loaded, opened)

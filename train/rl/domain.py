@@ -1,21 +1,192 @@
 """Domain knowledge in the objective: a transformed image must give the transformed answer (METHODS 3, DESIGN §5).
 
-For brain images the transform is the mirror: it keeps the plane, the structures and the lesion, and swaps left and
-right. Swapping is a permutation of the vocabulary, so that the mirrored question, completion and distribution are all
-one lookup away. Words whose two sides are not one token each cannot be swapped: conversations with them are gated out.
+A table (`train.rl.table`) says which transforms keep a domain's answers right and which words they swap. Here a table
+meets a tokenizer. Swapping is a permutation of the vocabulary, so that the transformed question, completion and
+distribution are one lookup away. That is exact only where each swapped token is a whole word of the text and each
+swapped word is one such token; `Transform.exact` asks just that, by decoding, and what fails is gated out: words of
+several tokens, words that the policy spelt out in pieces, parts of other words (b·right, left·over).
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from random import Random
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
-from torch.nn import functional as F
+from PIL import Image
 
-MIRRORED = "#mirrored"
-"""Ends the id of an image that is to be shown mirrored."""
+from train.rl.divergence import divergences
+from train.rl.table import Rule, Table
+from train.rl.views import KINDS, MIRRORED
+
+__all__ = ["MIRRORED", "Domain", "Mirror", "Transform", "divergences", "mirrored"]
+_SPACES = str.maketrans({"Ġ": " ", "▁": " ", "Ċ": "\n"})
+"""How byte-level and SentencePiece vocabularies write spaces and line ends."""
+Talk = tuple[str, str]
+"""A question and a completion."""
+
+
+@dataclass(frozen=True)
+class Transform:
+    """One transform of a domain, for one tokenizer."""
+
+    rule: Rule
+    """What the table says of it."""
+    permutation: np.ndarray
+    """(V,) int64: each token's counterpart; most are their own."""
+    joins: np.ndarray
+    """(V,) bool: swapped tokens that begin with a letter, so that behind a letter they are parts of a word."""
+    letters: np.ndarray
+    """(V,) bool: tokens that end with a letter or digit."""
+    tokenizer: Any
+    """The model's own."""
+
+    @classmethod
+    def of(cls, rule: Rule, tokenizer: Any) -> "Transform":
+        """Find the tokens that are one written form of a swapped word, with whatever stands before it in the token."""
+        vocabulary = tokenizer.get_vocab()
+        special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
+        words = {word.lower() for pair in rule.swap for word in pair}
+        size = max(len(tokenizer), 1 + max(vocabulary.values(), default=0))
+        permutation, joins, letters = np.arange(size), np.zeros(size, bool), np.zeros(size, bool)
+        spelt: dict[str, list[int]] = {}
+        for raw, token in vocabulary.items():
+            text = raw.translate(_SPACES)
+            if token in special or not text:
+                continue
+            letters[token] = text[-1].isalnum()
+            if any(word in text.lower() for word in words):
+                spelt.setdefault(text, []).append(token)
+        for text, tokens in spelt.items():
+            turned = rule.swap_text(text)
+            other = spelt.get(turned, [])
+            if turned != text and len(tokens) == len(other) == 1 and rule.swap_text(turned) == text:
+                permutation[tokens[0]], joins[tokens[0]] = other[0], text[0].isalnum()
+        return cls(rule, permutation, joins, letters, tokenizer)
+
+    @property
+    def name(self) -> str:
+        """The kind's name."""
+        return self.rule.kind.name
+
+    @property
+    def suffix(self) -> str:
+        """Behind an image's id, it names the transformed image."""
+        return self.rule.kind.suffix
+
+    @property
+    def turned(self) -> bool:
+        """Whether width and height change places: the row's grid and positions are then other ones."""
+        return self.rule.kind.turned
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """The image, transformed."""
+        return self.rule.kind.apply(image)
+
+    def swap(self, ids: np.ndarray) -> np.ndarray:
+        """Each token's counterpart; ids past the tokenizer's last, which models pad their vocabulary with, stay."""
+        known = ids < len(self.permutation)
+        return np.where(known, self.permutation[np.where(known, ids, 0)], ids)
+
+    def back(self, logits: torch.Tensor, before: np.ndarray | None = None) -> torch.Tensor:
+        """Logits read at each token's counterpart; its own inverse.
+
+        Args:
+            logits: (N, V); V may go past the tokenizer's last id.
+            before: (N,) the token in front of each; behind a letter, tokens that go on with a word stay (b·right).
+        """
+        size = logits.shape[-1]
+        moved = np.flatnonzero(self.permutation != np.arange(len(self.permutation)))
+        moved = moved[(moved < size) & (self.permutation[moved] < size)]
+        here, there = (torch.from_numpy(i).to(logits.device) for i in (moved, self.permutation[moved]))
+        taken = logits[:, there]
+        if before is not None:
+            inside = (before < len(self.letters)) & self.letters[np.where(before < len(self.letters), before, 0)]
+            stays = torch.from_numpy(inside[:, None] & self.joins[moved][None]).to(logits.device)  # (N, moved)
+            taken = torch.where(stays, logits[:, here], taken)
+        return logits.index_copy(1, here, taken)
+
+    def exact(self, ids: Sequence[int] | np.ndarray) -> bool:
+        """Whether swapping these tokens swaps the words of their text, all of them and nothing else."""
+        before, after = (
+            self.tokenizer.decode([int(i) for i in some], clean_up_tokenization_spaces=False)
+            for some in (ids, self.swap(np.asarray(ids, dtype=np.int64)))
+        )
+        return bool(self.rule.swap_text(before) == after)
+
+    def refusal(self, question: str, completion: str, ids: Sequence[Sequence[int]] = ()) -> str:
+        """Why the constraint may not be put on a conversation; empty where it may.
+
+        Args:
+            ids: the tokens that will be swapped, where they are known: the prompt's, the completion's as it was
+                sampled. Without them the tokenizer's own spelling of both texts is looked at.
+        """
+        if why := self.rule.refusal(question, completion):
+            return why
+        if not self.rule.swap:
+            return ""
+        spelt = ids or [self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in (question, completion)]
+        if all(self.exact(some) for some in spelt):
+            return ""
+        return "a word that is swapped is not one token here, or is a part of another word"
+
+    def applies(self, question: str, completion: str, ids: Sequence[Sequence[int]] = ()) -> bool:
+        """Whether the constraint may be put on a conversation; arguments as `refusal` takes them."""
+        return not self.refusal(question, completion, ids)
+
+    @cached_property
+    def unswappable(self) -> tuple[str, ...]:
+        """Written forms that are not one token each with their counterpart, alone or behind a space."""
+
+        def single(text: str) -> bool:
+            return len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) == 1
+
+        forms = self.rule.forms.items()
+        return tuple(
+            form for form, other in forms if not any(single(lead + form) and single(lead + other) for lead in ("", " "))
+        )
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A table, for one tokenizer."""
+
+    table: Table
+    """What was declared."""
+    transforms: tuple[Transform, ...]
+    """One of each rule, in the table's order."""
+
+    @classmethod
+    def of(cls, table: Table, tokenizer: Any) -> "Domain":
+        """Find the tokens of each rule's words."""
+        return cls(table, tuple(Transform.of(rule, tokenizer) for rule in table.rules))
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Of all its transforms' images."""
+        return tuple(one.suffix for one in self.transforms)
+
+    def applies(self, question: str, completion: str) -> bool:
+        """Whether any transform may be put on a conversation."""
+        return any(one.applies(question, completion) for one in self.transforms)
+
+    def draw(self, step: int, rng: Random, talks: Sequence[Talk] = ()) -> Transform | None:
+        """The transform of a step: they take turns; one that applies to none of the talks gives its turn to another.
+
+        Args:
+            step: number of the step.
+            rng: draws who takes over.
+            talks: questions and completions of the step; without them the turn is never given away.
+        Returns: None where no transform applies to any of the talks.
+        """
+        turn = self.transforms[step % len(self.transforms)]
+        if not talks or any(turn.applies(*talk) for talk in talks):
+            return turn
+        others = [one for one in self.transforms if one is not turn and any(one.applies(*talk) for talk in talks)]
+        return rng.choice(others) if others else None
 
 
 @dataclass(frozen=True)
@@ -61,20 +232,4 @@ class Mirror:
 
 def mirrored(image: Image.Image) -> Image.Image:
     """The image with left and right exchanged."""
-    return ImageOps.mirror(image)
-
-
-def divergences(logits: torch.Tensor, transformed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """KL(π^D‖π) and JS(π^D‖π) of each token (arXiv 2601.16419, equations 3 and 4).
-
-    Args:
-        logits: (N, V) of the policy; gradients flow.
-        transformed: (N, V) of π^D, detached.
-    Returns: KL (N,) in nats; JS (N,) in bits, detached, in [0, 1].
-    """
-    log_p, log_d = F.log_softmax(logits, -1), F.log_softmax(transformed.detach(), -1)
-    kl = (log_d.exp() * (log_d - log_p)).sum(-1)
-    with torch.no_grad():
-        log_m = torch.logaddexp(log_p, log_d) - np.log(2.0)
-        js = 0.5 * ((log_p.exp() * (log_p - log_m)).sum(-1) + (log_d.exp() * (log_d - log_m)).sum(-1)) / np.log(2.0)
-    return kl, js.clamp(0, 1)
+    return KINDS["mirror"].apply(image)
