@@ -6,7 +6,7 @@ One layout makes all pictures: it says where lines and words go, and each writer
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Literal
 
@@ -26,6 +26,18 @@ class Curve:
     """What the legend calls it."""
     points: tuple[Point, ...]
     """(step, value), finite values only."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture among several on one page."""
+
+    title: str
+    """What it shows."""
+    curves: tuple[Curve, ...]
+    """What is drawn in it."""
+    unit: str
+    """Of the values."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +117,30 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     return [round(n * step, 12) for n in range(first, max(last, first + 1) + 1)]
 
 
-def svg(title: str, curves: Sequence[Curve], unit: str) -> str:
-    """An SVG file of its own: no script, no font file, no network."""
+def board(panels: Sequence[Panel]) -> tuple[list[Line | Word], int, int]:
+    """Panels two in a row, or one alone; with the page's width and height."""
+    columns = min(2, max(1, len(panels)))
+    drawn: list[Line | Word] = []
+    for number, panel in enumerate(panels):
+        down, across = divmod(number, columns)
+        x, y = across * WIDTH, down * HEIGHT
+        for one in laid_out(panel.title, panel.curves, panel.unit):
+            if isinstance(one, Line):
+                drawn.append(replace(one, points=tuple((a + x, b + y) for a, b in one.points)))
+            else:
+                drawn.append(replace(one, at=(one.at[0] + x, one.at[1] + y)))
+    return drawn, columns * WIDTH, max(1, math.ceil(len(panels) / columns)) * HEIGHT
+
+
+def svg(title: str, panels: Sequence[Panel]) -> str:
+    """An SVG file of its own: no script, no font file, no network.
+
+    Args:
+        title: what a screen reader says of the page.
+    """
+    page, width, height = board(panels)
     drawn = []
-    for one in laid_out(title, curves, unit):
+    for one in page:
         if isinstance(one, Line):
             at = " ".join(f"{x:.1f},{y:.1f}" for x, y in one.points)
             drawn.append(
@@ -121,21 +153,22 @@ def svg(title: str, curves: Sequence[Curve], unit: str) -> str:
                 f'fill="{one.colour}" text-anchor="{one.anchor}">{escape(one.text)}</text>'
             )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'role="img" aria-label="{escape(title)}" font-family="system-ui, sans-serif">'
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="{_PAPER}"/>{"".join(drawn)}</svg>\n'
+        f'<rect width="{width}" height="{height}" fill="{_PAPER}"/>{"".join(drawn)}</svg>\n'
     )
 
 
-def png(title: str, curves: Sequence[Curve], unit: str, scale: int = 2) -> bytes:
-    """The same picture in pixels, ``scale`` for each of the SVG's."""
+def png(panels: Sequence[Panel], scale: int = 2) -> bytes:
+    """The same page in pixels, ``scale`` for each of the SVG's."""
     from PIL import Image, ImageDraw, ImageFont
 
+    page, width, height = board(panels)
     fine = 2 * scale  # drawn twice as large and made smaller: Pillow's lines have no soft edges of their own
-    page = Image.new("RGB", (WIDTH * fine, HEIGHT * fine), _PAPER)
-    pen = ImageDraw.Draw(page)
+    paper = Image.new("RGB", (width * fine, height * fine), _PAPER)
+    pen = ImageDraw.Draw(paper)
     anchors = {"start": "lm", "middle": "mm", "end": "rm"}
-    for one in laid_out(title, curves, unit):
+    for one in page:
         if isinstance(one, Line):
             points = [(x * fine, y * fine) for x, y in one.points]
             pen.line(points, fill=one.colour, width=round(one.width * fine), joint="curve")
@@ -143,7 +176,7 @@ def png(title: str, curves: Sequence[Curve], unit: str, scale: int = 2) -> bytes
             font = ImageFont.load_default(one.size * fine)
             pen.text((one.at[0] * fine, one.at[1] * fine), one.text, one.colour, font, anchors[one.anchor])
     out = io.BytesIO()
-    page.resize((WIDTH * scale, HEIGHT * scale), Image.Resampling.LANCZOS).save(out, "PNG")
+    paper.resize((width * scale, height * scale), Image.Resampling.LANCZOS).save(out, "PNG")
     return out.getvalue()
 
 

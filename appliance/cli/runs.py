@@ -102,7 +102,11 @@ def show(settings: Settings, run_id: str, as_config: bool) -> None:
         name = shared_metric([metrics])
         drawn = f"\n{name:20}{sparkline([row[name] for row in metrics if name in row])}"
     flat = [(k, v) for k, v in data.items() if not isinstance(v, dict | list)]
-    nested = [(f"{k}.{name}", v) for k in ("config", "summary", "result") for name, v in data[k].items()]
+    nested = [
+        (f"{k}.{name}", f"{len(v)} files" if name == "base_files" else v)
+        for k in ("config", "summary", "result")
+        for name, v in data[k].items()
+    ]
     kept = [("checkpoint", f"{c['created']}, {c['bytes']:,} bytes") for c in data["checkpoints"]]
     emit(settings, data, "\n".join(f"{k:32}{_said(v)}" for k, v in (*flat, *nested, *kept)) + drawn)
 
@@ -150,7 +154,7 @@ def compare(settings: Settings, one: str, other: str) -> None:
 
 @click.command()
 @click.argument("names", metavar="RUN...", nargs=-1, required=True)
-@click.option("--metric", help="What to draw. Default: the loss, or the reward.")
+@click.option("--metric", help="What to draw. Default: the loss; of alignments reward, entropy, curriculum and others.")
 @click.option(
     "-o",
     "--out",
@@ -162,6 +166,9 @@ def compare(settings: Settings, one: str, other: str) -> None:
 def plot(settings: Settings, names: tuple[str, ...], metric: str | None, out: Path | None) -> None:
     """Draw the curves of runs on one axis. A curve holds figures of training and names no record.
 
+    Of alignments everything is drawn that shows whether they work: reward, groups that taught nothing, entropy, KL,
+    length, and the curriculum.
+
     \b
     Examples:
       cloche runs plot run-4f8a21c0de
@@ -169,27 +176,37 @@ def plot(settings: Settings, names: tuple[str, ...], metric: str | None, out: Pa
     """
     if out is not None and out.suffix.lower() not in (".svg", ".png"):
         raise click.UsageError("-o names a file that ends in .svg or .png")
-    from appliance.curves import png, sparkline, svg
-    from appliance.jobs.history import curve_of, metrics_of, shared_metric
+    from appliance.curves import Panel, png, sparkline, svg
+    from appliance.jobs.history import curve_of, metrics_of, panels_of, shared_metric
 
     with open_vault(settings, "steward") as opened, desk_of(opened, "runs") as desk:
         several = [desk.vault.catalogue.run(name) for name in names]
         metrics = [metrics_of(desk, run) for run in several]
-    chosen = metric or shared_metric(metrics)
-    curves = [curve_of(run, rows, chosen) for run, rows in zip(several, metrics, strict=True)]
-    data = {"metric": chosen, "curves": {c.name: [list(p) for p in c.points] for c in curves}}
+    panels = panels_of(several, metrics) if not metric and all(run.kind == "align" for run in several) else []
+    data: dict[str, Any]
+    if panels:
+        title = "alignment over steps"
+        data = {"panels": {p.title: {c.name: [list(at) for at in c.points] for c in p.curves} for p in panels}}
+    else:
+        chosen = metric or shared_metric(metrics)
+        curves = tuple(curve_of(run, rows, chosen) for run, rows in zip(several, metrics, strict=True))
+        title = f"{chosen} over steps"
+        data = {"metric": chosen, "curves": {c.name: [list(at) for at in c.points] for c in curves}}
+        panels = [Panel(title, curves, chosen)]
     if out is None:
-        lines = [(c, [v for _, v in c.points]) for c in curves]
-        told = [f"{c.name} {chosen} {v[0]:.4g} {sparkline(v)} {v[-1]:.4g}" for c, v in lines]
-        emit(settings, data, "\n".join(told))
+        whole = "panels" in data
+        lines = [
+            (c.name if whole else f"{c.name} {p.unit}", [v for _, v in c.points]) for p in panels for c in p.curves
+        ]
+        emit(settings, data, "\n".join(f"{name} {v[0]:.4g} {sparkline(v)} {v[-1]:.4g}" for name, v in lines))
         return
     from train.gguf.files import replaced
 
     with replaced(out) as path:
         if out.suffix.lower() == ".png":
-            path.write_bytes(png(f"{chosen} over steps", curves, chosen))
+            path.write_bytes(png(panels, 2 if len(panels) == 1 else 1))
         else:
-            path.write_text(svg(f"{chosen} over steps", curves, chosen))
+            path.write_text(svg(title, panels))
     emit(settings, data | {"out": str(out)}, f"wrote {out}")
 
 

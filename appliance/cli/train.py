@@ -97,8 +97,9 @@ def train(ctx: click.Context, /, model_dir: Path, resume: bool, yes: bool, dry_r
         config = _config(given)
         planned = plan(desk, model_dir, config, rehearse, precision, budget)
         if dry_run:
+            first = f"would take {planned.steps:,} steps; nothing is done\n"
             notes = "".join(f"\nbeware: {reason}; it needs --yes" for reason in planned.reasons)
-            emit(settings, planned.data(), planned.table() + notes)
+            emit(settings, planned.data(), first + planned.table() + notes)
             return
         desk.tell(planned.short())
         if planned.reasons and not yes and sys.stdin.isatty():

@@ -5,13 +5,30 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from appliance.curves import Curve
+from appliance.curves import Curve, Panel
 from appliance.jobs.common import RESEARCH, Desk, lines_of, objects_of_run
 from audit.errors import BadInput
 from audit.rows import Run
 
 Metrics = list[dict[str, float]]
 """One row a step."""
+
+
+ALIGNMENT = (
+    ("Reward", ("reward", "similarity", "held_exact"), "mean"),
+    ("Groups whose completions all earned the same", ("zero_std_share", "zero_std"), "share of groups"),
+    ("Entropy of the policy", ("entropy",), "nats a token"),
+    ("KL to the policy before", ("kl",), "nats a token"),
+    ("Length of completions", ("length",), "tokens"),
+    ("Completions cut off", ("clipped",), "share"),
+    (
+        "Curriculum",
+        ("progress", "prefix_share", "threshold", "difficulty_target", "difficulty"),
+        "progress, share shown, threshold, difficulty",
+    ),
+    ("Domain constraint", ("domain_kl", "domain_js"), "KL in nats, JS in bits"),
+)
+"""What is drawn of an alignment: title, metrics, unit."""
 
 
 def metrics_of(desk: Desk, run: Run) -> Metrics:
@@ -36,6 +53,24 @@ def curve_of(run: Run, metrics: Metrics, metric: str) -> Curve:
             f"{run.id} has no metric {metric!r}; it has {known}", where="runs plot", hint="cloche runs show RUN"
         )
     return Curve(run.id, tuple(points))
+
+
+def panels_of(runs: Sequence[Run], several: Sequence[Metrics]) -> list[Panel]:
+    """Everything there is to draw of some alignments; what none of them measured is left out.
+
+    A curve is called by its metric, and by its run too where there are several runs.
+    """
+    panels = []
+    for title, metrics, unit in ALIGNMENT:
+        curves = []
+        for metric in metrics:
+            for run, rows in zip(runs, several, strict=True):
+                if any(isinstance(row.get(metric), int | float) and math.isfinite(row[metric]) for row in rows):
+                    name = metric.replace("_", " ") if len(runs) == 1 else f"{metric.replace('_', ' ')} {run.id}"
+                    curves.append(Curve(name, curve_of(run, rows, metric).points))
+        if curves:
+            panels.append(Panel(title, tuple(curves), unit))
+    return panels
 
 
 def summary(metrics: Metrics) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from appliance.jobs.common import (
@@ -29,13 +29,13 @@ from audit.models import store_model
 from audit.rows import NewObject, Record, Run
 from synth.triplet import PRECISE
 from train.distributed import ALONE, Team, join
-from train.gguf.files import digest_of
+from train.gguf.files import digest_of, digest_over, digests_of
 from train.lora import stamped
 from train.models.features import Features, features_key
 from train.models.loading import Precision, load
 from train.rl.domain import MIRRORED, Mirror
 from train.rl.grpo import Group, GrpoConfig, Prompt, run_grpo
-from train.rl.rewards import exact
+from train.rl.rewards.exact import Exact
 from train.sft import SftConfig, run_sft
 
 
@@ -62,8 +62,10 @@ def train(
     team = join()
     source = latest(desk, "synth")
     conversations = str(source.result["conversations"])
+    files = digests_of(model_dir)
+    base = digest_over(files)
     settings = as_config(
-        config, synth=source.id, base=digest_of(model_dir), rehearse=rehearse, **loaded_as(precision, max_visual_tokens)
+        config, synth=source.id, base=base, rehearse=rehearse, **loaded_as(precision, max_visual_tokens)
     )
     before = earlier(desk, "train", settings)
     if before and before.state == "done":
@@ -76,7 +78,7 @@ def train(
     if begun:
         team.say(begun.id)
     general, drawn = rehearsal(rehearse)
-    loaded = load(model_dir, precision, max_visual_tokens=max_visual_tokens)
+    loaded = load(model_dir, precision, max_visual_tokens=max_visual_tokens, digest=base)
     steps = StepEvents(desk, run, members, resumed=before == run)
     store = VaultStore(desk, run, steps.flush, config.keep_checkpoints)
     cached = FeatureCache(desk, run, features_key(loaded), uses_in_training(talks, config.epochs), feature_cache_gb)
@@ -91,7 +93,8 @@ def train(
     parents = [conversations, *images]
     if not team.first:
         return desk.vault.catalogue.run(team.heard())
-    done = _keep(desk, run, store, trained.adapter, trained.metrics, parents, {"base": loaded.digest, "parent": ""})
+    note = {"base": base, "parent": ""}
+    done = _keep(desk, run, store, trained.adapter, trained.metrics, parents, note, base_files=files)
     team.say(done.id)
     return done
 
@@ -135,11 +138,12 @@ def align(
             prompts,
             Features(loaded, images_in(opened), store=cached),
             config,
-            exact,
+            [Exact()],
             store,
-            Mirror.of(loaded.tokenizer) if mirror else None,
+            [Mirror.of(loaded.tokenizer)] if mirror else [],
             desk.progress,
             taken,
+            tell=desk.tell,
         )
         steps.flush()
     return _keep(
@@ -186,6 +190,10 @@ class Completions:
                 "wanted": g.prompt.reference,
                 "said": g.texts,
                 "rewards": g.rewards,
+                "scores": g.scores,
+                "advantages": g.advantages.tolist(),
+                "prefix": g.prefix,
+                "kept": g.kept,
             }
             self.lines.append(json.dumps(row))
 
@@ -199,6 +207,7 @@ def _keep(
     parents: Sequence[str],
     note: dict[str, str],
     completions: Sequence[str] = (),
+    base_files: Mapping[str, str] | None = None,
 ) -> Run:
     adapter = stamped(adapter, origin_of(desk, run, note["base"]))
     new = [
@@ -226,6 +235,7 @@ def _keep(
             "model": model.id,
             "steps": len(metrics),
             "last": metrics[-1] if metrics else {},
+            **({"base_files": dict(base_files)} if base_files else {}),
         },
     )
     store.clear()

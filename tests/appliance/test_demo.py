@@ -203,4 +203,5 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(demo: tuple[Path, dict
     more = ("--questions", str(folder / "hospital" / "questions.jsonl")) if stage == "evaluate" else ()
     done = cloche(folder, stage, "--dry-run", *more)
     assert done.returncode == 0 and "would" in done.stdout, done.stderr
+    assert "pip install" not in done.stderr and "Warning" not in done.stderr
     assert cloche(folder, "runs", "--json").stdout == runs

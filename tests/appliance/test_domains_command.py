@@ -33,9 +33,9 @@ def test_a_question_is_tried(run: Run) -> None:
 def test_a_table_that_is_not_well_is_refused(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_text('title = "Own"\nasks = ["side"]\n[[transform]]\nkind = "mirror"\n')
-    code, _, err = run("domains", "check", file)
+    code, _, err = run("domains", "check", str(file))
     assert code == 3 and "own.toml, [[transform]] 1, swap" in err and 'swap = [["left", "right"]]' in err
     file.write_text(file.read_text() + "force = true\n")
-    code, said, _ = run("domains", "check", file)
+    code, said, _ = run("domains", "check", str(file))
     assert code == 0 and "control experiment" in said
     assert run("domains", "check", "brian")[0] == 3

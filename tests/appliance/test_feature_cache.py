@@ -392,7 +392,7 @@ def test_training_asks_the_tower_once_an_image_and_learns_the_same(
     try:
         for place, gb, wanted in ((home, 1.0, 4), (tmp_path / "copy", 0, 12)):
             with Vault.open(place, PASSPHRASE) as opened:
-                run = learn.train(Desk(opened, ACTOR), tiny_model, config, 0, gb)
+                run = learn.train(Desk(opened, ACTOR), tiny_model, config, feature_cache_gb=gb)
                 assert (len(calls), len(kept(opened))) == (wanted, 4 if gb else 0)
                 calls.clear()
                 metrics = str(run.result["metrics"])

@@ -1,5 +1,6 @@
 """`cloche train` and `cloche runs` as a steward types them: plan, train, show, compare, plot, run again."""
 
+import io
 import json
 import shutil
 import tomllib
@@ -12,7 +13,9 @@ from PIL import Image
 
 from appliance import curves
 from appliance.cli.options import fields_of
+from appliance.jobs.history import panels_of
 from appliance.starter.where import STARTER
+from audit import rows
 from audit.catalogue import Catalogue
 from audit.home import CATALOGUE
 from tests.appliance.lessons import RECORDS, appliance
@@ -188,9 +191,46 @@ def test_a_sparkline_means_neighbours() -> None:
 
 
 def test_a_curve_of_one_point_and_of_none() -> None:
-    assert "<polyline" in curves.svg("t", [curves.Curve("<a>", ((1, 2.0),))], "x")
-    assert "&lt;a&gt;" in curves.svg("t", [curves.Curve("<a>", ((1, 2.0),))], "x")
-    assert "nothing to draw" in curves.svg("t", [], "x")
+    drawn = curves.svg("t", [curves.Panel("t", (curves.Curve("<a>", ((1, 2.0),)),), "x")])
+    assert "<polyline" in drawn and "&lt;a&gt;" in drawn
+    assert "nothing to draw" in curves.svg("t", [curves.Panel("t", (), "x")])
+
+
+def test_the_plot_of_an_alignment(cloche: Run, tmp_path: Path) -> None:
+    assert cloche("train", *QUICK)[0] == 0
+    code, out, err = cloche("align", "--steps", "2", "--group", "2", "--json")
+    assert code == 0, err
+    run = json.loads(out)["run"]
+    code, out, err = cloche("runs", "plot", run, "-o", tmp_path / "align.svg", "--json")
+    assert code == 0, err
+    drawn = json.loads(out)["panels"]
+    assert {"Reward", "Length of completions", "Completions cut off"} <= set(drawn)
+    assert [step for step, _ in drawn["Reward"]["reward"]] == [1, 2]
+    assert all(title in (tmp_path / "align.svg").read_text() for title in drawn)
+    assert "length " in cloche("runs", "plot", run)[1]
+    assert json.loads(cloche("runs", "plot", run, "--metric", "length", "--json")[1])["metric"] == "length"
+
+
+def alignment(name: str) -> rows.Run:
+    return rows.Run(name, "align", "done", {}, 0, "", "", "", {})
+
+
+def test_an_alignment_is_drawn_whole() -> None:
+    measured = {"reward": 0.5, "zero_std_share": 0.9, "entropy": 1.0, "length": 4.0, "clipped": 0.0}
+    lesson = {"progress": 0.1, "prefix_share": 0.7, "threshold": 0.3, "difficulty_target": 0.4}
+    table: list[dict[str, float]] = [{"step": n, **measured, **lesson, "kl": 0.01 * n} for n in range(3)]
+    table += [{"step": 3, "reward": 0.6, "entropy": float("nan")}]
+    panels = panels_of([alignment("run-1")], [table])
+    assert [len(p.curves) for p in panels] == [1, 1, 1, 1, 1, 1, 4], "what was not measured is left out"
+    assert panels[0].curves[0].points[-1] == (4.0, 0.6) and len(panels[2].curves[0].points) == 3
+    page = ET.fromstring(curves.svg("two < one", panels))  # noqa: S314 ours
+    assert (page.get("width"), page.get("height")) == (str(2 * curves.WIDTH), str(4 * curves.HEIGHT))
+    words = {line.text for line in page.iter("{http://www.w3.org/2000/svg}text")}
+    assert {p.title for p in panels} | {"prefix share", "threshold", "kl"} <= words
+    assert Image.open(io.BytesIO(curves.png(panels, 1))).size == (2 * curves.WIDTH, 4 * curves.HEIGHT)
+    both = panels_of([alignment("run-1"), alignment("run-2")], [table, table[:1]])
+    assert [c.name for c in both[0].curves] == ["reward run-1", "reward run-2"]
+    assert panels_of([alignment("run-1")], [[]]) == []
 
 
 def test_command_lines_in_the_training_guide_can_be_typed() -> None:

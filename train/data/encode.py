@@ -11,6 +11,8 @@ from audit.conversation import Conversation, Turn
 from audit.errors import BadInput
 from train.models.family import Family, Grid
 
+TEMPLATE_DATE = "26 Jul 2024"
+"""What Llama-3's templates themselves fall back on where they are told no date."""
 IMAGE_PART = {"type": "image"}
 
 
@@ -62,6 +64,13 @@ class Encoder:
         except (ValueError, TypeError, TemplateError):
             return False
 
+    def _written(self, messages: Sequence[dict[str, Any]], **more: Any) -> str:
+        """What the chat template writes; templates that write a date always get the same one."""
+        text: str = self.tokenizer.apply_chat_template(
+            list(messages), tokenize=False, date_string=TEMPLATE_DATE, **more
+        )
+        return text
+
     def _written_stop(self) -> str:
         """The control token that the chat template writes behind an answer; empty where there is none."""
         try:
@@ -105,14 +114,10 @@ class Encoder:
         messages = self.messages(turns, images)
         if not messages and not open_turn:
             return ""
-        text: str = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=open_turn == "assistant"
-        )
+        text = self._written(messages, add_generation_prompt=open_turn == "assistant")
         if open_turn == "user":
             marker = [{"type": "text", "text": "\x00"}] if self.in_parts else "\x00"
-            marked = self.tokenizer.apply_chat_template(
-                [*messages, {"role": "user", "content": marker}], tokenize=False
-            )
+            marked = self._written([*messages, {"role": "user", "content": marker}])
             text = marked[: marked.rindex("\x00")].rstrip(" ")  # a space is the beginning of the word behind it
         return text
 

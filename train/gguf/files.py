@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,5 +72,10 @@ def digests_of(directory: Path) -> dict[str, str]:
 
 def digest_of(directory: Path) -> str:
     """One digest for a model directory: SHA-256 over the ``sha256sum`` lines of `digests_of`."""
-    lines = "".join(f"{digest}  {name}\n" for name, digest in digests_of(directory).items())
+    return digest_over(digests_of(directory))
+
+
+def digest_over(files: Mapping[str, str]) -> str:
+    """The one digest of a directory with these files."""
+    lines = "".join(f"{digest}  {name}\n" for name, digest in files.items())
     return hashlib.sha256(lines.encode()).hexdigest()

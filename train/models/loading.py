@@ -1,6 +1,7 @@
 """Open a model directory: safetensors only, local only, the language Linears in 4 bits and nothing else (DESIGN §4)."""
 
 import logging
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -79,8 +80,7 @@ def load(
     import transformers
     from safetensors import SafetensorError
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    _quieten()
     attention.register()
     kind = check_directory(directory)["model_type"]
     if precision not in get_args(Precision):
@@ -164,6 +164,20 @@ def _quantisation(family: type[Family], precision: Precision, compute: torch.dty
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
     return None
+
+
+def _quieten() -> None:
+    """Keep from the terminal what libraries tell their developers, and what no steward can act on.
+
+    bitsandbytes 0.50 advises installing ``kernels`` on CPUs with AVX512-BF16, which would reach for a hub; peft 0.21
+    still asks transformers 5.23 for ``is_gradient_checkpointing``.
+    """
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*(is_gradient|gradient)_checkpointing", category=FutureWarning)
 
 
 def _keep_differentiable(model: Any) -> None:

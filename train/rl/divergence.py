@@ -16,9 +16,7 @@ _FLOOR = -1e30
 """Log-probability of the impossible: finite, so that 0 · log 0 is 0 and no NaN is born."""
 
 
-def divergences(
-    logits: torch.Tensor, transformed: torch.Tensor, tile: int = TILE
-) -> tuple[torch.Tensor, torch.Tensor]:
+def divergences(logits: torch.Tensor, transformed: torch.Tensor, tile: int = TILE) -> tuple[torch.Tensor, torch.Tensor]:
     """KL(π^D‖π) and JS(π^D‖π) of each token (arXiv 2601.16419, equations 3 and 4).
 
     Args:

@@ -7,26 +7,19 @@ swapped word is one such token; `Transform.exact` asks just that, by decoding, a
 several tokens, words that the policy spelt out in pieces, parts of other words (b·right, left·over).
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from random import Random
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from train.rl.divergence import divergences
 from train.rl.table import Rule, Table
-from train.rl.views import KINDS, MIRRORED
 
-__all__ = ["MIRRORED", "Domain", "Mirror", "Transform", "divergences", "mirrored"]
 _SPACES = str.maketrans({"Ġ": " ", "▁": " ", "Ċ": "\n"})
 """How byte-level and SentencePiece vocabularies write spaces and line ends."""
-Talk = tuple[str, str]
-"""A question and a completion."""
 
 
 @dataclass(frozen=True)
@@ -168,68 +161,3 @@ class Domain:
     def suffixes(self) -> tuple[str, ...]:
         """Of all its transforms' images."""
         return tuple(one.suffix for one in self.transforms)
-
-    def applies(self, question: str, completion: str) -> bool:
-        """Whether any transform may be put on a conversation."""
-        return any(one.applies(question, completion) for one in self.transforms)
-
-    def draw(self, step: int, rng: Random, talks: Sequence[Talk] = ()) -> Transform | None:
-        """The transform of a step: they take turns; one that applies to none of the talks gives its turn to another.
-
-        Args:
-            step: number of the step.
-            rng: draws who takes over.
-            talks: questions and completions of the step; without them the turn is never given away.
-        Returns: None where no transform applies to any of the talks.
-        """
-        turn = self.transforms[step % len(self.transforms)]
-        if not talks or any(turn.applies(*talk) for talk in talks):
-            return turn
-        others = [one for one in self.transforms if one is not turn and any(one.applies(*talk) for talk in talks)]
-        return rng.choice(others) if others else None
-
-
-@dataclass(frozen=True)
-class Mirror:
-    """Left and right exchanged."""
-
-    permutation: np.ndarray
-    """(V,) int64: each token's counterpart; most are their own."""
-    unswappable: re.Pattern[str] | None
-    """Words of sides that are not single tokens; a text with one is gated out. None where all can be swapped."""
-
-    @classmethod
-    def of(
-        cls, tokenizer: Any, pairs: tuple[tuple[str, str], ...] = (("left", "right"), ("Left", "Right"))
-    ) -> "Mirror":
-        """Find the token pairs of the words, with and without a leading space."""
-        permutation = np.arange(len(tokenizer))
-        stuck: list[str] = []
-        for pair in pairs:
-            for lead in ("", " "):
-                one, other = (tokenizer(lead + w, add_special_tokens=False)["input_ids"] for w in pair)
-                if len(one) == len(other) == 1:
-                    permutation[[one[0], other[0]]] = other[0], one[0]
-                else:
-                    stuck += pair
-        pattern = re.compile(rf"\b({'|'.join(sorted(set(stuck)))})\b") if stuck else None
-        return cls(permutation, pattern)
-
-    def swap(self, ids: np.ndarray) -> np.ndarray:
-        """Each token's counterpart; ids past the tokenizer's last, which models pad their vocabulary with, stay."""
-        known = ids < len(self.permutation)
-        return np.where(known, self.permutation[np.where(known, ids, 0)], ids)
-
-    def back(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits (N, V) read at each token's counterpart; V may go past the tokenizer's last id."""
-        order = torch.from_numpy(self.swap(np.arange(logits.shape[-1])))
-        return logits[:, order.to(logits.device)]
-
-    def applies(self, text: str) -> bool:
-        """Whether the constraint may be put on a conversation with these words."""
-        return self.unswappable is None or not self.unswappable.search(text)
-
-
-def mirrored(image: Image.Image) -> Image.Image:
-    """The image with left and right exchanged."""
-    return KINDS["mirror"].apply(image)

@@ -1,94 +1,40 @@
-"""GRPO on policy: sample a group, compare it with itself, push towards what did better (METHODS 4).
+"""GRPO: sample a group, compare it with itself, push towards what did better (METHODS 4).
 
-One update a rollout, so the ratio is one and no clip is needed. A prompt is read once and fanned out; the update scores
-a group's completions as branches of one row, the prompt once. Groups whose rewards are all alike teach nothing: they
-are counted and others drawn in their place. Truncated completions are masked. The loss is DAPO's token mean.
+A prompt is read once and fanned out; the update scores a group's completions as branches of one row, the prompt once.
+On policy by default: one update a rollout, so the ratio is one and nothing is clipped. Groups whose rewards are all
+alike teach nothing: they are counted and others drawn in their place. Truncated completions are masked.
+
+A curriculum (RCPA), a domain's transforms and a watch over collapse are put in from outside; each may be left out.
 """
 
+import hashlib
+import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from random import Random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from audit.conversation import Turn
 from audit.errors import BadInput
 from train.checkpoints import Checkpoint, Store, restore, snapshot
-from train.data.encode import Encoded, continued
-from train.data.rows import Row, collate, shared_row
 from train.lora import LoraConfig, attach, pack
+from train.memory import peak_mb, reset_peak
+from train.models.devices import gpu_may_be_lost
 from train.models.features import Features
-from train.models.forward import learned_logits
-from train.models.generation import Continuation, Sampling, generate, text_of
 from train.models.loading import Loaded
-from train.rl.domain import MIRRORED, Mirror, divergences
+from train.recompute import recomputing
+from train.rl.collapse import Diagnosis, Watch
+from train.rl.config import GrpoConfig
+from train.rl.curriculum import Curriculum
+from train.rl.domain import Transform
+from train.rl.rewards.case import Reward
+from train.rl.rollout import Group, Prompt, Rollouts
+from train.rl.update import Updates, group_row
 
-
-@dataclass(frozen=True)
-class Prompt:
-    """A question with its reference answer."""
-
-    image: str
-    """Object id of the image."""
-    turns: tuple[Turn, ...]
-    """What the policy is to answer."""
-    reference: str
-    """The answer that is wanted."""
-    record: str
-    """The record that it is about."""
-
-
-@dataclass(frozen=True)
-class GrpoConfig:
-    """How to align."""
-
-    steps: int = 20
-    """Optimizer steps."""
-    prompts: int = 16
-    """Groups a step."""
-    group: int = 8
-    """Completions a group, G."""
-    max_new_tokens: int = 16
-    """Tokens of a completion at most."""
-    temperature: float = 1.0
-    """Of the rollouts and of the log-probabilities."""
-    learning_rate: float = 2e-4
-    """Of AdamW, constant after the first step."""
-    kl: float = 0.0
-    """Weight of the k3 estimate of KL to the policy without its adapter; 0 leaves the second forward out."""
-    domain: float = 1.0
-    """Weight of L_dom; 0 with ``shaping`` off leaves the transformed forward out."""
-    shaping: bool = True
-    """Multiply advantages with 1 - JS."""
-    resample: int = 2
-    """Times that zero-variance groups are replaced before the step goes on without."""
-    checkpoint_every: int = 10
-    """Steps between checkpoints."""
-    seed: int = 0
-    """Seed of the prompts and the rollouts."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """A prompt and its completions."""
-
-    prompt: Prompt
-    """What was asked."""
-    completions: tuple[Continuation, ...]
-    """What the policy said."""
-    texts: tuple[str, ...]
-    """The same as words."""
-    rewards: tuple[float, ...]
-    """What each earned."""
-
-    @property
-    def advantages(self) -> np.ndarray:
-        """(G,) float64: (r - mean) / (std + 1e-4), std with Bessel's correction."""
-        r = np.asarray(self.rewards)
-        return (r - r.mean()) / (r.std(ddof=1) + 1e-4)
+__all__ = ["MEASURED", "Aligned", "Group", "GrpoConfig", "Prompt", "group_row", "run_grpo"]
+MEASURED = ("seconds", "rollout_seconds", "tokens_per_second", "peak_mb")
+"""Metrics that differ from run to run, and from the run that was cut off; all others are the same bit for bit."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +44,9 @@ class Aligned:
     adapter: bytes
     """The adapter as safetensors."""
     metrics: tuple[dict[str, float], ...]
-    """One row a step."""
+    """One row a step: see `_summary` and `train.rl.update.Updates.learn`; a step that learned nothing has no loss."""
+    diagnosis: Diagnosis | None = None
+    """Why the watch stopped the run; None where it did not."""
 
 
 def run_grpo(
@@ -107,161 +55,138 @@ def run_grpo(
     prompts: Sequence[Prompt],
     features: Features,
     config: GrpoConfig,
-    reward: Callable[[str, str], float],
+    rewards: Sequence[Reward],
     store: Store,
-    mirror: Mirror | None = None,
+    domain: Sequence[Transform] = (),
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
     on_groups: Callable[[int, Sequence[Group]], None] = lambda step, groups: None,
+    curriculum: Curriculum | None = None,
+    watch: Watch | None = None,
+    measure: Callable[[int, Any], Mapping[str, float]] = lambda step, model: {},
+    tell: Callable[[str], None] = lambda what: None,
 ) -> Aligned:
     """Align an adapter; goes on from the store's checkpoint where there is one.
 
     Args:
-        reward: of (completion, reference), in [0, 1].
-        mirror: the domain constraint; None is plain GRPO.
-        on_groups: told every group that a step learned from.
+        rewards: each is normalised within the group; with a curriculum the first is the similarity that it goes by.
+        domain: transforms of the images for the domain constraint; none is plain GRPO.
+        on_groups: told every group of a step, replaced ones too, before the step learns from them.
+        curriculum: gives prefixes, thresholds and weights; None is plain GRPO.
+        watch: asked after each step whether training has collapsed; then the run stops.
+        measure: given the step and the policy after it; what it says goes into the step's metrics.
+        tell: told what a person should know while it goes on.
+    Raises:
+        BadInput: there is nothing to align on, or nothing to reward it by.
+        Refused: the store's checkpoint is that of another run.
     """
+    _check(prompts, rewards, config)
+    shape = LoraConfig.of(adapter)
+    features = features.live() if shape.vision else features
+    model = attach(loaded, shape, adapter)
+    rollouts = Rollouts(loaded, model, prompts, features, config, rewards, curriculum)
+    updates = Updates(loaded, model, features, config, domain, tell)
+    parts = {"updates": updates, "curriculum": curriculum, "watch": watch}
+    belongs, diagnosis = _digest(adapter, prompts, config, rewards, domain), None
+    try:
+        with gpu_may_be_lost("align"), recomputing(loaded, config.gradient_checkpointing) as updates.recomputes:
+            at = restore(store, model, updates.optimizer, belongs, tell)
+            metrics = list(at.metrics)
+            for name, part in parts.items():
+                if part is not None and name in at.state:
+                    part.resume(at.state[name])
+            for step in range(at.step, config.steps):
+                row = _step(rollouts, updates, step, on_groups)
+                metrics.append({**row, **measure(step, model)})
+                progress(step + 1, config.steps, f"steps, reward {row['reward']:.2f}")
+                if watch is not None and (found := watch.see(metrics[-1])) is not None:
+                    diagnosis = found
+                    tell(f"stopped after step {step + 1} of {config.steps}: {found}")
+                    break
+                if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
+                    state = {name: part.state() for name, part in parts.items() if part is not None}
+                    here = Checkpoint(step + 1, tuple(metrics), state, belongs=belongs)
+                    store.save(snapshot(here, model, updates.optimizer))
+        return Aligned(pack(model, shape, loaded.digest), tuple(metrics), diagnosis)
+    finally:
+        model.unload()
+
+
+def _step(
+    rollouts: Rollouts, updates: Updates, step: int, on_groups: Callable[[int, Sequence[Group]], None]
+) -> dict[str, float]:
+    """One row of metrics."""
+    started, device = time.perf_counter(), rollouts.loaded.device
+    reset_peak(device)
+    lesson = rollouts.curriculum.lesson(step) if rollouts.curriculum else None
+    groups = rollouts.of(step, lesson)
+    sampled = time.perf_counter()
+    on_groups(step, groups)
+    row = {"step": step, **_summary(groups, rollouts.config), **(lesson.metrics if lesson else {})}
+    row |= updates.learn([g for g in groups if g.kept], step, lesson.prefix_nll if lesson else 0.0)
+    seconds, tokens = time.perf_counter() - started, sum(len(c.ids) for g in groups for c in g.completions)
+    return row | {
+        "seconds": seconds,
+        "rollout_seconds": sampled - started,
+        "tokens_per_second": tokens / seconds,
+        "peak_mb": peak_mb(device),
+    }
+
+
+def _summary(groups: Sequence[Group], config: GrpoConfig) -> dict[str, float]:
+    """What a rollout earned: of the kept groups, but for the counts of those that taught nothing.
+
+    Returns: reward and reward_std (mean over groups) in all; the same of each reward by name; similarity (of the first
+        reward); length in tokens; clipped, the share cut off; groups; zero_std, groups that taught nothing, and
+        zero_std_share, of all that were drawn; resampled, groups drawn in the place of others.
+    """
+    kept = [g for g in groups if g.kept]
+    completions = [c for g in kept for c in g.completions]
+    flat = sum(not g.teaches for g in groups)
+    found = {
+        "reward": float(np.mean([r for g in kept for r in g.rewards])),
+        "reward_std": float(np.mean([np.std(g.rewards) for g in kept])),
+        "zero_std": float(flat),
+        "zero_std_share": flat / len(groups),
+        "resampled": float(len(groups) - config.prompts),
+        "length": float(np.mean([len(c.ids) for c in completions])),
+        "clipped": float(np.mean([not c.ended for c in completions])),
+        "groups": float(len(kept)),
+    }
+    for number, name in enumerate(kept[0].scores):
+        earned = [[s for s in g.scores[name] if s is not None] for g in kept]
+        if any(earned):
+            found[f"{name}/mean"] = float(np.mean([s for each in earned for s in each]))
+            found[f"{name}/std"] = float(np.mean([np.std(each) for each in earned if each]))
+            if number == 0:
+                found["similarity"] = found[f"{name}/mean"]
+    return found
+
+
+def _check(prompts: Sequence[Prompt], rewards: Sequence[Reward], config: GrpoConfig) -> None:
     if not prompts:
         raise BadInput(
             "there is nothing to align on: no kept triplet has a short answer",
             where="align",
             hint="run `cloche synth` first",
         )
-    shape = LoraConfig.of(adapter)
-    model = attach(loaded, shape, adapter)
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], lr=config.learning_rate, weight_decay=0.0
-    )
-    try:
-        resumed = restore(store, model, optimizer)
-        metrics = list(resumed.metrics)
-        for step in range(resumed.step, config.steps):
-            started = time.perf_counter()
-            groups, starved = _rollouts(loaded, model, prompts, features, config, reward, step)
-            on_groups(step, groups)
-            row = {"step": step, **_summary(groups, starved)}
-            if useful := [g for g in groups if np.std(g.rewards) > 0]:
-                row |= _update(loaded, model, useful, features, config, mirror, optimizer)
-            metrics.append(row | {"seconds": time.perf_counter() - started})
-            progress(step + 1, config.steps, f"steps, reward {row['reward']:.2f}")
-            if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
-                store.save(snapshot(Checkpoint(step + 1, tuple(metrics)), model, optimizer))
-        return Aligned(pack(model, shape, loaded.digest), tuple(metrics))
-    finally:
-        model.unload()
-
-
-def _rollouts(
-    loaded: Loaded,
-    model: Any,
-    prompts: Sequence[Prompt],
-    features: Features,
-    config: GrpoConfig,
-    reward: Callable[[str, str], float],
-    step: int,
-) -> tuple[list[Group], int]:
-    rng = Random(f"{config.seed} {step}")
-    kept: list[Group] = []
-    starved = 0
-    for attempt in range(1 + config.resample):
-        chosen = [rng.choice(prompts) for _ in range(config.prompts - len(kept))]
-        how = Sampling(
-            config.max_new_tokens,
-            config.temperature,
-            config.group,
-            rng.getrandbits(31),
-            batch=config.prompts * config.group,
+    names = [reward.name for reward in rewards]
+    if not names or len(set(names)) < len(names):
+        raise BadInput("name at least one reward, and each once", where="align", hint="cloche align --help")
+    if config.reward_weights and len(config.reward_weights) != len(names):
+        raise BadInput(
+            f"{len(config.reward_weights)} weights do not go with {len(names)} rewards",
+            where="align",
+            hint="give a weight for each reward, in order, or none",
         )
-        found = generate(loaded, [_encoded(loaded, p, features) for p in chosen], features, how, model)
-        groups = []
-        for prompt, completions in zip(chosen, found, strict=True):
-            texts = tuple(text_of(loaded, c) for c in completions)
-            groups.append(Group(prompt, tuple(completions), texts, tuple(reward(t, prompt.reference) for t in texts)))
-        varied = [g for g in groups if np.std(g.rewards) > 0]
-        starved += len(groups) - len(varied)
-        kept += groups if attempt == config.resample else varied
-        if len(kept) >= config.prompts:
-            break
-    return kept, starved
 
 
-def _encoded(loaded: Loaded, prompt: Prompt, features: Features, image: str = "") -> Encoded:
-    return loaded.encoder.prompt(prompt.turns, (image or prompt.image,), [features.grid(prompt.image)])
-
-
-def group_row(prompt: Encoded, completions: Sequence[Continuation]) -> Row:
-    """A group as one row: the prompt once, each completion a branch; truncated ones are not learned."""
-    return shared_row([continued(prompt, c.ids, c.ended) for c in completions])
-
-
-def _update(
-    loaded: Loaded,
-    model: Any,
-    groups: Sequence[Group],
-    features: Features,
+def _digest(
+    adapter: bytes,
+    prompts: Sequence[Prompt],
     config: GrpoConfig,
-    mirror: Mirror | None,
-    optimizer: Any,
-) -> dict[str, float]:
-    rows = [group_row(_encoded(loaded, g.prompt, features), g.completions) for g in groups]
-    batch = collate(rows, loaded.tokenizer.pad_token_id, loaded.device)
-    if not len(batch.targets):
-        return {}
-    seen = features.stack(batch.images)
-    logits = learned_logits(loaded.family, model, batch, seen) / config.temperature  # (N, V)
-    logprobs = torch.log_softmax(logits, -1)
-    chosen = logprobs.gather(1, batch.targets[:, None])[:, 0]
-    advantages = (
-        torch.from_numpy(np.concatenate([g.advantages for g in groups])).float().to(loaded.device)[batch.owners]
-    )
-    found: dict[str, float] = {"entropy": float(-(logprobs.exp() * logprobs).sum(-1).mean().detach())}
-    loss = torch.zeros((), device=loaded.device)
-    if mirror is not None and (config.domain or config.shaping):
-        applies = torch.tensor(
-            [mirror.applies(" ".join((*(t.text for t in g.prompt.turns), text))) for g in groups for text in g.texts],
-            device=loaded.device,
-        )[batch.owners]
-        swapped = [_mirrored_row(row, mirror) for row in rows]
-        other = collate(swapped, loaded.tokenizer.pad_token_id, loaded.device)
-        with torch.no_grad():
-            transformed = (
-                mirror.back(learned_logits(loaded.family, model, other, features.stack(other.images)))
-                / config.temperature
-            )
-        kl, js = divergences(logits, transformed)
-        kl, js = kl * applies, js * applies
-        if config.shaping:
-            advantages = advantages * (1 - js)
-        loss = loss + config.domain * kl.mean()
-        found |= {"domain_kl": float(kl.mean().detach()), "domain_js": float(js.mean())}
-    loss = loss - (torch.exp(chosen - chosen.detach()) * advantages).mean()
-    if config.kl:
-        with torch.no_grad(), model.disable_adapter():
-            before = torch.log_softmax(
-                learned_logits(loaded.family, model, batch, seen) / config.temperature, -1
-            ).gather(1, batch.targets[:, None])[:, 0]
-        ratio = before - chosen
-        k3 = (torch.exp(ratio) - ratio - 1).mean()
-        loss = loss + config.kl * k3
-        found["kl"] = float(k3.detach())
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return {"loss": float(loss.detach()), **found}
-
-
-def _mirrored_row(row: Row, mirror: Mirror) -> Row:
-    return replace(row, ids=mirror.swap(row.ids), images=tuple((i + MIRRORED, at, n) for i, at, n in row.images))
-
-
-def _summary(groups: Sequence[Group], starved: int) -> dict[str, float]:
-    rewards = [r for g in groups for r in g.rewards]
-    completions = [c for g in groups for c in g.completions]
-    return {
-        "reward": float(np.mean(rewards)),
-        "reward_std": float(np.mean([np.std(g.rewards) for g in groups])),
-        "zero_std": float(starved),
-        "length": float(np.mean([len(c.ids) for c in completions])),
-        "clipped": float(np.mean([not c.ended for c in completions])),
-        "groups": float(len(groups)),
-    }
+    rewards: Sequence[Reward],
+    domain: Sequence[Transform],
+) -> str:
+    """What a checkpoint belongs to: where the run began, what it asks, and by which numbers."""
+    said = [asdict(config), [asdict(p) for p in prompts], [r.name for r in rewards], [t.suffix for t in domain]]
+    return hashlib.sha256(adapter + json.dumps(said).encode()).hexdigest()

@@ -151,7 +151,7 @@ class Table:
 
 def whole(words: Iterable[str], capitals_matter: bool = False) -> re.Pattern[str]:
     """One expression for whole words: no letter or digit beside them; an underscore ends a word."""
-    either = "|".join(words)
+    either = "|".join(words) or "(?!)"
     return re.compile(rf"(?<![^\W_])(?:{either})(?![^\W_])", re.NOFLAG if capitals_matter else re.IGNORECASE)
 
 
@@ -323,12 +323,12 @@ class _Reader:
                 if any(g.place == "both" and g.pattern.fullmatch(word) for g in rule.gates) or word not in _PLAIN:
                     continue
                 right = rule.kind.counterpart(word)
-                pair = f'swap = [["{word}", "{right}"]], or ' if right else ""
+                either = f'swap = [["{word}", "{right}"]], or ' if right else ""
                 raise self.fail(
                     f"the domain's questions ask for {sort}, {name} moves {word!r}, and the table does not say what "
                     f"becomes of it",
                     place,
-                    f'{pair}a gate with words = ["{word}"] in = "both", or force = true for a control experiment',
+                    f'{either}a gate with words = ["{word}"] in = "both", or force = true for a control experiment',
                 )
 
 
@@ -336,4 +336,4 @@ _PLAIN = frozenset({
     "left", "right", "top", "bottom", "upper", "lower", "above", "below", "north", "south", "east", "west",
     "horizontal", "vertical",
 })  # fmt: skip
-"""Position words that a table must speak of where its questions ask for them; longer forms are left out by themselves."""
+"""Position words that a table must speak of where its questions ask for them; longer forms are gated by themselves."""

@@ -71,13 +71,12 @@ def quantities(text: str) -> list[Quantity]:
     """Each number of a text with its unit; of "2 x 3 cm" both are lengths. A number inside a word (T1, L4) is none."""
     told = spelt(text)
     found: list[Quantity] = []
-    after, unit = len(told), None  # where the next number starts, and its unit
+    after, unit = len(told), unit_of("")  # none; where the next number starts, and its unit
     for match in reversed(list(_NUMBER.finditer(told))):
         sign, digits, power, above, below = match.groups()
-        if above:
-            unit = unit_of(f"{above}/{below}" if below else above)
-        elif not _JOINT.fullmatch(told[match.end() : after]):
-            unit = None
+        own = unit_of(f"{above}/{below}" if below else above) if above else None
+        if own or not _JOINT.fullmatch(told[match.end(3 if power else 2) : after]):
+            unit = own
         thousands = re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d+)?", digits)
         plain = digits.replace(",", "" if thousands else ".")
         kind, size = unit or ("", 1.0)

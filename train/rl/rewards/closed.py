@@ -42,7 +42,11 @@ def choices_in(question: str, reference: str) -> tuple[str, ...]:
     if lettered := dict(_LETTERED.findall(question)):
         return tuple(text.strip() for text in lettered.values())
     for listed in _LISTED.findall(question):
-        offered = tuple(one for one in re.split(r",\s*(?:or\s+)?|\s+or\s+", listed.strip()) if words(one))
+        offered = tuple(
+            one
+            for one in re.split(r",\s*(?:or\s+)?|\s+or\s+", listed.strip())
+            if words(one) and one.lower() not in _AFTER_NO
+        )
         if wanted in [words(one) for one in offered]:
             return offered
     return found

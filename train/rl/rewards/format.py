@@ -44,8 +44,8 @@ class Format(Reward):
         )
 
     @cached_property
-    def _literals(self) -> list[str]:
-        return [" ".join(part.split()) for part in _SLOT.split(self.template)[::2]]
+    def _literals(self) -> list[re.Pattern[str] | None]:
+        return [_whole(part) for part in _SLOT.split(self.template)[::2]]
 
     def unfit(self, question: str, reference: str) -> str:
         return ""
@@ -72,19 +72,36 @@ class Format(Reward):
 
     def _filled(self, text: str) -> dict[str, str] | None:
         """What stands in each slot; None where the text is not the form. Cuts at literals: no pattern to backtrack."""
-        slots, literals = _SLOT.findall(self.template), self._literals
-        if not text.startswith(literals[0]) or not text.endswith(literals[-1]):
-            return None
-        if any(text.count(one) != self._times(one) for one in literals if re.search(r"\w", one)):
-            return None
-        rest = text[len(literals[0]) : len(text) - len(literals[-1])] if literals[-1] else text[len(literals[0]) :]
-        found: list[str] = []
-        for literal in literals[1:-1]:
-            before, cut, rest = rest.partition(literal)
-            if not cut:
+        at, found = 0, list[str]()
+        for number, literal in enumerate(self._literals):
+            last = number == len(self._literals) - 1
+            if literal is None:  # the template begins or ends with a slot
+                if number:
+                    found.append(text[at:])
+                continue
+            places = [m.span() for m in literal.finditer(text, at)]
+            if not places:
                 return None
-            found.append(before.strip())
-        return dict(zip(slots, [*found, rest.strip()], strict=True))
+            start, end = places[-1] if last else places[0]
+            if (number == 0 and start) or (last and end < len(text)):
+                return None
+            if number:
+                found.append(text[at:start])
+            at = end
+        if any(literal and _worded(literal) and literal.search(one) for one in found for literal in self._literals):
+            return None
+        return dict(zip(_SLOT.findall(self.template), [one.strip() for one in found], strict=True))
 
-    def _times(self, literal: str) -> int:
-        return sum(one.count(literal) for one in self._literals)
+
+def _whole(literal: str) -> re.Pattern[str] | None:
+    """Finds literal text on word boundaries, with any white space where it has some and between tags."""
+    parts = [re.escape(part).replace("><", r">\s*<") for part in literal.split()]
+    if not parts:
+        return None
+    before = r"\b" if re.match(r"\s*\w", literal) else ""
+    after = r"(?![\w'])" if re.search(r"\w\s*$", literal) else ""
+    return re.compile(before + r"\s+".join(parts) + after)
+
+
+def _worded(literal: re.Pattern[str]) -> bool:
+    return bool(re.search(r"\w{2}", literal.pattern))

@@ -116,10 +116,10 @@ class _Reader:
                 **common, **sides, elsewhere=self._terms(table, "elsewhere") if "elsewhere" in table else ()
             )
         if kind == "laterality":
-            sides = {key: self._terms(table, key) for key in ("left", "right") if key in table}
-            if len(sides) == 1:
-                raise self._bad(*sides, "stands alone", "give both left and right, or neither")
-            return Laterality(**common, **(self._apart(table, "left", "right") if sides else {}))
+            given = [key for key in ("left", "right") if key in table]
+            if len(given) == 1:
+                raise self._bad(given[0], "stands alone", "give both left and right, or neither")
+            return Laterality(**common, **(self._apart(table, "left", "right") if given else {}))
         return self._range(common, table)
 
     def _range(self, common: dict[str, Any], table: Mapping[str, Any]) -> Range:
@@ -134,7 +134,7 @@ class _Reader:
             raise self._bad("low", "is above high", "exchange the two numbers")
         return Range(**common, unit=unit, low=low, high=high)
 
-    def _apart(self, table: Mapping[str, Any], one: str, other: str) -> dict[str, Terms]:
+    def _apart(self, table: Mapping[str, Any], one: str, other: str) -> dict[str, Any]:
         found = {one: self._terms(table, one), other: self._terms(table, other)}
         if {tuple(words(t)) for t in found[one]} & {tuple(words(t)) for t in found[other]}:
             raise self._bad(other, f"has a term of {one}", "a term can stand on one side only")

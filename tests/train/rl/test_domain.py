@@ -61,7 +61,7 @@ def test_words_of_one_token_are_exchanged_in_every_written_form(even: Any) -> No
     assert text == "right is not left, Is the Right or the left side red"
     assert found.unswappable and "left" not in found.unswappable and "LEFT" in found.unswappable
     assert not found.applies("LEFT or RIGHT?", "")
-    assert not found.applies("Is it (left)?", "")  # "(left" is one token, "(right" is not
+    assert not found.exact([even.convert_tokens_to_ids("(left")])  # one token, and "(right" is none
     assert found.applies("Is it left?", "right")
 
 
@@ -69,7 +69,12 @@ def test_words_of_unequal_length_are_gated_out(uneven: Any) -> None:
     found = mirror(uneven)
     assert len(ids_of(uneven, " left")) == 1 and len(ids_of(uneven, " right")) == 2
     assert np.array_equal(found.permutation, np.arange(len(found.permutation)))
-    for talk in (("Is it left?", ""), ("Is it right?", ""), ("Where?", "On the left"), ("Where?", "On the right")):
+    for talk in (
+        ("Is it left?", ""),
+        ("Is the right one red?", ""),
+        ("Where?", "On the left"),
+        ("Where?", "On the right"),
+    ):
         assert not found.applies(*talk) and "one token" in found.refusal(*talk)
     assert found.applies("Is the lesion bright?", "copyright, upright")
 
@@ -82,7 +87,9 @@ def test_parts_of_words_are_gated_out_and_never_exchanged_unseen(even: Any) -> N
     assert even.decode(bright) == "bright" and not found.exact(bright)
     assert not found.applies("Is it?", "bright", [ids_of(even, "Is it?"), bright])
     assert not found.exact([*ids_of(even, " left"), *ids_of(even, "over")])
-    assert not found.exact(ids_of(even, " ") + ids_of(even, "l") + ids_of(even, "e") + ids_of(even, "f") + [116 - 33 + 1])
+    assert not found.exact(
+        ids_of(even, " ") + ids_of(even, "l") + ids_of(even, "e") + ids_of(even, "f") + [116 - 33 + 1]
+    )
     spelt = [i for letter in "left" for i in ids_of(even, letter)]
     assert even.decode(spelt) == "left" and not found.exact(spelt)  # spelt out: its tokens cannot be exchanged
     assert found.exact([]) and found.exact(ids_of(even, "no side at all"))
@@ -125,18 +132,8 @@ def test_what_passes_the_gate_is_swapped_word_by_word(even: Any, words: list[str
     if found.applies(text, ""):
         turned = {"left": "right", "right": "left", "Left": "Right", "right.": "left.", "(left)": "(right)"}
         assert even.decode(found.swap(ids)) == " ".join(turned.get(word, word) for word in words)
-    elif not set(words) & {"RIGHT", "(left)", "leftover"}:
+    elif not set(words) & {"RIGHT", "leftover", "bright", "copyright"}:  # b·right
         assert words[:1] == ["Left"]  # no token of its own without a space
-
-
-def test_on_the_tiny_model_it_is_the_mirror_of_old(loaded: Any) -> None:
-    from train.rl.domain import Mirror
-
-    found, old = mirror(loaded.tokenizer), Mirror.of(loaded.tokenizer)
-    assert np.array_equal(found.permutation, old.permutation)
-    logits = torch.randn(4, 512)
-    assert torch.equal(found.back(logits), old.back(logits))
-    assert not found.applies("Is it Left?", "") and found.applies("Is the left lesion visible?", "Yes")
 
 
 def test_sentencepiece_spaces_are_spaces() -> None:
@@ -161,7 +158,12 @@ def table(*kinds: str) -> Table:
 def test_transforms_take_turns_and_give_them_away(even: Any) -> None:
     domain = Domain.of(table("mirror", "rotate-180", "flip-vertical"), even)
     assert domain.suffixes == ("#mirrored", "#rotated-180", "#flipped")
-    assert [domain.draw(step, Random(0)).name for step in range(4)] == ["mirror", "rotate-180", "flip-vertical", "mirror"]
+    assert [domain.draw(step, Random(0)).name for step in range(4)] == [
+        "mirror",
+        "rotate-180",
+        "flip-vertical",
+        "mirror",
+    ]
     left, top, both = ("Is it left?", ""), ("Is it on top?", ""), ("Is it in the upper left?", "")
     assert {domain.draw(step, Random(step), [left]).name for step in range(9)} == {"flip-vertical"}
     assert {domain.draw(step, Random(step), [top]).name for step in range(9)} == {"mirror"}

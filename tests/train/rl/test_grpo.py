@@ -1,7 +1,7 @@
 """GRPO: against a policy gradient written out by hand, the mirror constraint, and runs that go on bit for bit."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,17 +21,44 @@ from train.models.features import Features
 from train.models.forward import learned_logits
 from train.models.generation import Continuation, Sampling, generate, text_of
 from train.rl.domain import MIRRORED, Mirror, divergences, mirrored
-from train.rl.grpo import Group, GrpoConfig, Prompt, _mirrored_row, _update, group_row, run_grpo
+from train.rl.grpo import MEASURED, Group, GrpoConfig, Prompt, run_grpo
+from train.rl.objective import advantages_of
 from train.rl.rewards import exact, token_f1
+from train.rl.rewards.case import Case
+from train.rl.rollout import asked_of
+from train.rl.update import Updates, group_row
 
 ASKED = (("1:48:32", "Is the left lesion visible?"), ("2:32:64", "Where?"), ("3:32:32", "Is it Left?"))
 PROMPTS = [Prompt(image, (Turn("user", q),), "Yes", f"r{k}") for k, (image, q) in enumerate(ASKED)]
 CONFIG = GrpoConfig(steps=3, prompts=2, group=4, max_new_tokens=10, learning_rate=5e-3, checkpoint_every=1, resample=1)
 
 
-def odd(completion: str, reference: str) -> float:
-    """A reward that differs within most groups."""
-    return float(len(completion) % 2)
+@dataclass(frozen=True)
+class By:
+    """A reward by what is written in a test."""
+
+    of: Callable[[Case], float | None]
+    name: str = "by"
+
+    def __call__(self, case: Case) -> float | None:
+        return self.of(case)
+
+
+ODD = By(lambda case: float(len(case.completion) % 2), "odd")
+"""A reward that differs within most groups."""
+
+
+def settled(metrics: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    """Metrics without what differs from run to run."""
+    return [{k: v for k, v in m.items() if k not in MEASURED} for m in metrics]
+
+
+def grouped(
+    prompt: Prompt, completions: Sequence[Continuation], texts: Sequence[str], rewards: Sequence[float]
+) -> Group:
+    """A group that earned these."""
+    advantages = advantages_of(np.array([rewards]).T, np.ones(1))
+    return Group(prompt, tuple(completions), tuple(texts), {"by": tuple(rewards)}, tuple(rewards), advantages)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +91,7 @@ def groups(loaded: Any, policy: Any, features: Any) -> list[Group]:
     found = generate(loaded, asked, features, Sampling(10, 1.0, 4, seed=8), policy)
     texts = [tuple(text_of(loaded, c) for c in cs) for cs in found]
     rewards = ((0.0, 1.0, 0.0, 0.5), (1.0, 0.0, 0.0, 0.0), (0.2, 0.4, 1.0, 0.0))
-    made = [Group(p, tuple(cs), t, r) for p, cs, t, r in zip(PROMPTS, found, texts, rewards, strict=True)]
+    made = [grouped(p, cs, t, r) for p, cs, t, r in zip(PROMPTS, found, texts, rewards, strict=True)]
     ended = [c.ended for g in made for c in g.completions]
     assert any(ended) and not all(ended)
     return made
@@ -78,12 +105,15 @@ def steps_of(
     loaded: Any, policy: Any, features: Any, groups: list[Group], config: GrpoConfig, mirror: Mirror | None
 ) -> tuple[dict[str, float], dict[str, torch.Tensor], int]:
     """One update with plain gradient descent at rate 1: what it says, the (clipped) gradient, the forwards it ran."""
+    config = replace(config, micro_groups=config.micro_groups or 3)
     weights = {n: p for n, p in policy.named_parameters() if p.requires_grad}
     before = {n: p.detach().clone() for n, p in weights.items()}
     forwards: list[None] = []
     hook = loaded.model.model.language_model.register_forward_hook(lambda *_: forwards.append(None))
     try:
-        found = _update(loaded, policy, groups, features, config, mirror, torch.optim.SGD(weights.values(), lr=1.0))
+        optimizer = torch.optim.SGD(weights.values(), lr=1.0)
+        updates = Updates(loaded, policy, features, config, [mirror] if mirror else [], optimizer=optimizer)
+        found = updates.learn(groups, 0)
     finally:
         hook.remove()
     gradient = {n: before[n] - p.detach() for n, p in weights.items()}
@@ -107,10 +137,10 @@ def alone(loaded: Any, model: Any, features: Any, prompt: Prompt, said: Continua
 
 
 def test_advantages_are_those_of_the_formula() -> None:
-    group = Group(PROMPTS[0], (), (), (1.0, 0.0, 0.0, 1.0, 0.5))
+    group = grouped(PROMPTS[0], (), (), (1.0, 0.0, 0.0, 1.0, 0.5))
     std = (4 * 0.25 / 4) ** 0.5  # Bessel: five rewards, four degrees of freedom
     assert group.advantages == pytest.approx([a / (std + 1e-4) for a in (0.5, -0.5, -0.5, 0.5, 0.0)])
-    assert Group(PROMPTS[0], (), (), (0.3,) * 4).advantages == pytest.approx([0.0] * 4)
+    assert not grouped(PROMPTS[0], (), (), (0.1,) * 7).advantages.any()  # whose mean is not 0.1 to the last bit
 
 
 @torch.no_grad()
@@ -134,7 +164,7 @@ def test_a_group_in_one_row_scores_as_one_by_one(loaded: Any, policy: Any, featu
 
 def test_the_update_is_the_policy_gradient(loaded: Any, policy: Any, features: Any, groups: list[Group]) -> None:
     """Token mean of A log p over all completions that ended, each scored alone; then the norm clipped to one."""
-    config = replace(CONFIG, temperature=0.8)
+    config = replace(CONFIG, temperature=0.8, prompts=3)
     terms, tokens = [], 0
     for g in groups:
         for advantage, said in zip(g.advantages, g.completions, strict=True):
@@ -239,17 +269,17 @@ def test_truncated_completions_teach_nothing(loaded: Any, policy: Any, features:
     assert all(not g.any() for g in gradient.values())
 
 
-def test_the_mirror_swaps_left_and_right(loaded: Any, features: Any) -> None:
+def test_the_mirror_swaps_left_and_right(loaded: Any, policy: Any, features: Any) -> None:
     mirror = Mirror.of(loaded.tokenizer)
     assert np.array_equal(mirror.permutation[mirror.permutation], np.arange(len(loaded.tokenizer)))
-    asked = loaded.encoder.prompt(PROMPTS[0].turns, ("1:48:32",), [features.grid("1:48:32")])
     said = loaded.tokenizer("left right, not red or Left", add_special_tokens=False)["input_ids"]
-    row = group_row(asked, [Continuation((*said, 2), (), True)])
-    turned = _mirrored_row(row, mirror)
+    group = grouped(PROMPTS[0], [Continuation((*said, 2), (), True), Continuation((2,), (), True)], ("", ""), (0, 1))
+    turned = Updates(loaded, policy, features, CONFIG, [mirror])._turned(group, mirror, 0.0)
     text = loaded.tokenizer.decode(turned.ids, skip_special_tokens=True)
     assert "Is the right lesion visible?" in text and "right left, not red or Left" in text
+    row = group_row(asked_of(loaded, features, PROMPTS[0], ()), group.completions)
     assert turned.images == tuple((name + MIRRORED, at, n) for name, at, n in row.images)
-    assert np.array_equal(_mirrored_row(turned, mirror).ids, row.ids)
+    assert np.array_equal(mirror.swap(turned.ids), row.ids)
     image = picture(1, 48, 32)
     assert np.array_equal(np.asarray(mirrored(image)), np.asarray(image)[:, ::-1])
 
@@ -297,28 +327,39 @@ def test_groups_without_variance_are_counted_and_replaced(loaded: Any, adapter: 
     """The second picture's answers all earn the same, so its groups are drawn again until the attempts are used up."""
     said: list[tuple[str, float]] = []
 
-    def reward(completion: str, reference: str) -> float:
-        said.append((reference, odd(completion, "") if reference == "varied" else 0.25))
+    def reward(case: Case) -> float:
+        said.append((case.reference, float(len(case.completion) % 2) if case.reference == "varied" else 0.25))
         return said[-1][1]
 
     prompts = [replace(PROMPTS[0], reference="varied"), replace(PROMPTS[1], reference="flat")]
     used: list[list[Group]] = []
     config = replace(CONFIG, prompts=4, steps=4, resample=2, checkpoint_every=99)
     done = run_grpo(
-        loaded, adapter, prompts, features, config, reward, MemoryStore(), on_groups=lambda _, g: used.append(list(g))
+        loaded,
+        adapter,
+        prompts,
+        features,
+        config,
+        [By(reward)],
+        MemoryStore(),
+        on_groups=lambda _, g: used.append(list(g)),
     )
     drawn = [said[k : k + 4] for k in range(0, len(said), 4)]
     flat = [g for g in drawn if len({r for _, r in g}) == 1]
     assert sum(m["zero_std"] for m in done.metrics) == len(flat) > 0
     assert len(drawn) > 16  # more than 4 steps x 4 groups: some were drawn again
-    assert all(len(groups) == 4 for groups in used)
+    assert sum(m["resampled"] for m in done.metrics) == len(drawn) - 16
+    assert all(m["zero_std_share"] == m["zero_std"] / (4 + m["resampled"]) for m in done.metrics)
+    assert [len(groups) for groups in used] == [4 + m["resampled"] for m in done.metrics]  # every completion is told
+    assert all(sum(g.kept for g in groups) == 4 for groups in used)
     kept = [g for groups in used for g in groups if len(set(g.rewards)) > 1]
+    assert all(g.kept for g in kept)
     assert len(kept) == len(drawn) - len(flat)
     assert {g.prompt.reference for g in kept} == {"varied"}
 
 
 def test_where_nothing_varies_nothing_is_learned(loaded: Any, adapter: bytes, features: Any) -> None:
-    done = run_grpo(loaded, adapter, PROMPTS, features, CONFIG, lambda c, r: 1.0, MemoryStore())
+    done = run_grpo(loaded, adapter, PROMPTS, features, CONFIG, [By(lambda case: 1.0)], MemoryStore())
     assert [m["zero_std"] for m in done.metrics] == [4.0] * 3  # two groups, drawn twice
     assert not any("loss" in m for m in done.metrics)
     before, after = unpack(adapter)[0], unpack(done.adapter)[0]
@@ -327,8 +368,8 @@ def test_where_nothing_varies_nothing_is_learned(loaded: Any, adapter: bytes, fe
 
 @pytest.mark.parametrize("way", ["plain", "mirror and kl"])
 def test_a_run_goes_on_from_every_checkpoint_bit_for_bit(loaded: Any, adapter: bytes, features: Any, way: str) -> None:
-    mirror = Mirror.of(loaded.tokenizer) if way != "plain" else None
-    config = replace(CONFIG, kl=0.1 if mirror else 0.0)
+    domain = [Mirror.of(loaded.tokenizer)] if way != "plain" else []
+    config = replace(CONFIG, kl=0.1 if domain else 0.0, updates=2 if domain else 1)
     kept: list[bytes] = []
 
     class KeepsAll(MemoryStore):
@@ -336,7 +377,7 @@ def test_a_run_goes_on_from_every_checkpoint_bit_for_bit(loaded: Any, adapter: b
             super().save(data)
             kept.append(data)
 
-    whole = run_grpo(loaded, adapter, PROMPTS, features, config, odd, KeepsAll(), mirror)
+    whole = run_grpo(loaded, adapter, PROMPTS, features, config, [ODD], KeepsAll(), domain)
     assert len(kept) == 2 and any("loss" in m for m in whole.metrics)
     assert whole.adapter != adapter
     for done, data in enumerate(kept, 1):
@@ -344,25 +385,23 @@ def test_a_run_goes_on_from_every_checkpoint_bit_for_bit(loaded: Any, adapter: b
         store.save(data)
         torch.manual_seed(done)
         told: Callable[..., None] = lambda step, _, s=started: s.append(step)  # noqa: E731
-        again = run_grpo(loaded, adapter, PROMPTS, features, config, odd, store, mirror, on_groups=told)
+        again = run_grpo(loaded, adapter, PROMPTS, features, config, [ODD], store, domain, on_groups=told)
         assert started == list(range(done, 3))
         assert again.adapter == whole.adapter
-        strip = [{k: v for k, v in m.items() if k != "seconds"} for m in again.metrics]
-        assert strip == [{k: v for k, v in m.items() if k != "seconds"} for m in whole.metrics]
+        assert settled(again.metrics) == settled(whole.metrics)
 
 
 def test_what_earns_more_is_said_more(loaded: Any, adapter: bytes, features: Any) -> None:
     config = replace(CONFIG, steps=12, prompts=2, group=16, max_new_tokens=6, learning_rate=1e-2, checkpoint_every=99)
-    short = lambda completion, reference: 1.0 - min(1.0, len(completion) / 30)  # noqa: E731
-    rewards = [
-        m["reward"] for m in run_grpo(loaded, adapter, PROMPTS[:2], features, config, short, MemoryStore()).metrics
-    ]
+    short = By(lambda case: 1.0 - min(1.0, len(case.completion) / 30))
+    done = run_grpo(loaded, adapter, PROMPTS[:2], features, config, [short], MemoryStore())
+    rewards = [m["reward"] for m in done.metrics]
     assert np.mean(rewards[-3:]) > rewards[0] + 0.1
 
 
 def test_no_prompts_are_said(loaded: Any, adapter: bytes, features: Any) -> None:
     with pytest.raises(BadInput, match="nothing to align on"):
-        run_grpo(loaded, adapter, [], features, CONFIG, odd, MemoryStore())
+        run_grpo(loaded, adapter, [], features, CONFIG, [ODD], MemoryStore())
 
 
 @pytest.mark.parametrize(

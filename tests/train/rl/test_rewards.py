@@ -308,7 +308,7 @@ CHEATS: list[tuple[str, tuple[str, str], str, list[str]]] = [
         "Left frontal lobe.",
         [
             *("", "a", "left", "right", "no", ".", "lobe", "left frontal", "yes", "right frontal lobe"),
-            "left frontal lobe, as anybody can see who looks at this picture with the care that such pictures want today",
+            "left frontal lobe, as anybody can see who looks at this picture with the care that pictures want today",
         ],
     ),
     (
@@ -434,7 +434,7 @@ def test_ten_ways_to_cheat_each_reward(spec: str, asked: tuple[str, str], honest
                 "no",
                 "No.",
                 "No, there is no mass.",
-                "No mass" and "No there is not",
+                "No there is not",
                 "no, it isn't",
                 "The answer is no.",
             ],
@@ -444,7 +444,7 @@ def test_ten_ways_to_cheat_each_reward(spec: str, asked: tuple[str, str], honest
         (
             "closed",
             ("Which? A. axial, B. coronal", "B"),
-            ["B", "(B)", "B.", "b" and "B. coronal", "coronal", "The answer is B."],
+            ["B", "(B)", "B.", "B. coronal", "coronal", "The answer is B."],
         ),
         ("closed", ("Which? A. axial, B. coronal", "coronal"), ["B", "(B) coronal", "Coronal"]),
         (
@@ -465,7 +465,7 @@ def test_ten_ways_to_cheat_each_reward(spec: str, asked: tuple[str, str], honest
         ),
         ("number", ("Dose?", "0.5 g"), ["500 mg", "0.5 g", "500000 µg", "500,000 mcg", "0,5 grams"]),
         ("number", ("Volume?", "30 ml"), ["30 mL", "3 cl", "0.03 l", "30 cc", "30 cm³", "30 cubic cm"]),
-        ("number", ("Stenosis?", "70%"), ["70 %", "70 percent", "about 70%", "seventy" and "71 %"]),
+        ("number", ("Stenosis?", "70%"), ["70 %", "70 percent", "about 70%", "71 %"]),
         (
             "number",
             ("Size?", "2 x 3 cm"),
