@@ -1,7 +1,7 @@
 """The task of the alignment experiment: plane and side of a lesion, in words that the starter never says.
 
 Simulated patients of the demo hospital only; axial and coronal slices on which a lesion is visible. Wanted are a
-reason and then the answer, such as "This is an axial slice of a brain MRI. The lesion lies on the left. The answer is
+reason and then the answer, such as "This slice is axial. The lesion is on the left. The answer is
 axial left." The starter says sides, the wrong way round (it knows the image's left, radiologists the patient's), and
 never a plane: it solves none of it. Patients and slabs of the held-out slices are never learned from.
 """
@@ -17,7 +17,6 @@ from PIL import Image, ImageOps
 from appliance.demo.hospital.export import Hospital
 from appliance.demo.hospital.truth import SliceTruth, Split
 from appliance.starter.exams import Drawn, general_suite
-from appliance.starter.language import article
 from audit.conversation import Turn
 from synth.triplet import PRECISE
 from train.evaluation.scorers import final_answer
@@ -25,8 +24,8 @@ from train.rl.grpo import Prompt
 
 QUESTION = "Which plane is this, and on which side is the lesion?"
 """What is asked of every slice."""
-RATIONALE = "This is {a_plane} slice of a brain MRI. The lesion lies on the {side}."
-"""The reason, which a prefix may show."""
+RATIONALE = "This slice is {plane}. The lesion is on the {side}."
+"""The reason; a prefix may show its beginning, up to the first word of the answer."""
 ANSWER = "The answer is {plane} {side}."
 """The answer behind it, which no prefix shows."""
 KNOWLEDGE = "If the image were mirrored, left and right would change places and the plane would stay."
@@ -56,7 +55,7 @@ class Example:
     @property
     def rationale(self) -> str:
         """The reason."""
-        return RATIONALE.format(a_plane=article(self.plane), side=self.side)
+        return RATIONALE.format(plane=self.plane, side=self.side)
 
     @property
     def target(self) -> str:

@@ -1,0 +1,112 @@
+"""The arms of the alignment experiment: what each does, and how large a run is."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from train.rl.curriculum import CurriculumConfig
+from train.rl.grpo import GrpoConfig
+from train.sft_config import SftConfig
+
+Start = Literal["base", "labels"]
+Constraint = Literal["", "mirror", "wrong"]
+
+WRONG = """# A control, never a release: it says that a mirrored slice has the same answer, which it has not.
+title = "Mirror without its words"
+asks = ["side"]
+[[transform]]
+kind = "mirror"
+force = true
+"""
+"""The table of the transform that does not preserve labels."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large every run is; the same for all arms of a table."""
+
+    name: str
+    """Of the table: ``quick`` or ``full``."""
+    seeds: int
+    """Seeds of each arm."""
+    patients: int
+    """Simulated patients of the hospital."""
+    labels: int
+    """Labelled slices that an arm may learn from."""
+    warm_epochs: int
+    """Passes over the four examples that make the base."""
+    steps: int
+    """Rollouts of a run of reinforcement learning."""
+    pre_alignment: int
+    """Steps of the curriculum."""
+    measure_every: int
+    """Steps between measurements."""
+    watched: int
+    """Held-out slices that are asked while a run goes on."""
+    judged: int
+    """Held-out slices that are asked at its end."""
+    general: int
+    """Drawn questions of the general suite."""
+    grpo: GrpoConfig = field(default_factory=GrpoConfig)
+    """How a step of reinforcement learning goes; steps and seed are the run's."""
+    sft: SftConfig = field(default_factory=SftConfig)
+    """How the labels are learned, by the arms that only learn them."""
+    start: SftConfig = field(default_factory=SftConfig)
+    """How they are learned before reinforcement learning."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to learn the task."""
+
+    name: str
+    """Of its files."""
+    title: str
+    """In tables."""
+    start: Start = "base"
+    """``base``, or ``labels``: the labels are learned first."""
+    learns: Literal["rewards", "labels"] = "rewards"
+    """Reinforcement learning, or supervised learning alone."""
+    tether: float = 0.0
+    """Weight of KL to the base in supervised learning."""
+    curriculum: CurriculumConfig | None = None
+    """RCPA's; None is plain GRPO with the exact answer as its reward."""
+    constraint: Constraint = ""
+    """The transform of the domain constraint."""
+    augmented: bool = False
+    """Half of the prompts show a mirrored slice, with its own right answer."""
+    knowledge: bool = False
+    """The prompt says what the mirror knows."""
+
+
+def _less(**parts: object) -> CurriculumConfig:
+    return CurriculumConfig(**parts)  # type: ignore[arg-type]
+
+
+CURRICULUM = (
+    Arm("grpo", "GRPO"),
+    Arm(
+        "grpo-dense",
+        "GRPO, RCPA's dense reward",
+        curriculum=_less(prefix=False, prefix_nll=0.0, difficulty=False, band=1.0),
+    ),
+    Arm("rcpa", "RCPA", curriculum=_less()),
+    Arm("rcpa-no-prefix", "RCPA less prefixes", curriculum=_less(prefix=False, prefix_nll=0.0)),
+    Arm("rcpa-no-threshold", "RCPA less the rising threshold", curriculum=_less(threshold="fixed")),
+    Arm("rcpa-no-dense", "RCPA less the dense term", curriculum=_less(gamma=0.0)),
+    Arm("rcpa-no-difficulty", "RCPA less difficulty weights", curriculum=_less(difficulty=False, band=1.0)),
+    Arm("rcpa-no-nll", "RCPA less NLL on prefixes", curriculum=_less(prefix_nll=0.0)),
+    Arm("sft", "SFT", learns="labels"),
+    Arm("sft-kl", "SFT + KL", learns="labels", tether=0.3),
+    Arm("sft-grpo", "SFT, then GRPO", start="labels"),
+)
+"""Does GRPO starve where RCPA does not?"""
+DOMAIN = (
+    Arm("sft-grpo", "plain GRPO", start="labels"),
+    Arm("augmented", "augmentation", start="labels", augmented=True),
+    Arm("knowledge", "knowledge in the prompt", start="labels", knowledge=True),
+    Arm("mirror", "domain constraint", start="labels", constraint="mirror"),
+    Arm("wrong", "control: a transform that changes labels", start="labels", constraint="wrong"),
+)
+"""Does knowledge in the objective help where knowledge in the data or in the prompt does not? All begin with SFT."""
+ARMS = (*CURRICULUM, *DOMAIN[1:])
+"""Every arm once."""

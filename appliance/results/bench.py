@@ -1,0 +1,131 @@
+"""What all arms share: the base, the images' features, and the ruler."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from appliance.demo.hospital.export import build
+from appliance.results.arms import Sizes
+from appliance.results.task import Example, Task, asked, general_asked
+from appliance.starter.exams import general_suite
+from audit.conversation import Conversation, Turn
+from train.checkpoints import MemoryStore
+from train.data.rows import Row, collate
+from train.loss import answer_loss
+from train.lora import LoraConfig, attach, detach, pack
+from train.models.features import Features
+from train.models.forward import core, hidden_states
+from train.models.generation import Sampling, generate, text_of
+from train.models.loading import Loaded, load
+from train.rl.rewards.case import Case
+from train.rl.rewards.exact import Exact
+from train.sft import run_sft
+from train.sft_config import SftConfig
+from train.sft import rows_of
+
+SHAPE = LoraConfig(16, 32)
+"""Of every arm's adapter."""
+BATCH = 64
+"""Answers decoded together."""
+WARM = 4
+"""Slices that the base has seen with their answers: one of each of the four."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The base with everything that is asked of it."""
+
+    loaded: Loaded
+    """The base: the starter after a few passes over four examples, merged."""
+    task: Task
+    """What is learned and asked."""
+    features: Features
+    """Of all its images."""
+    sizes: Sizes
+    """How large everything is."""
+
+    def accuracy(self, count: int, model: Any = None, knowledge: bool = False) -> list[float]:
+        """1 for each held-out slice that is answered right, greedily."""
+        examples = self.task.held_out(count)
+        return [group[0] for group in self._answered(examples, model, knowledge, 0.0, 1)]
+
+    def solved(self, examples: Sequence[Example], samples: int, model: Any = None) -> list[list[float]]:
+        """1 for each right one of ``samples`` answers a slice, drawn as a rollout draws them."""
+        return self._answered(examples, model, False, self.sizes.grpo.temperature, samples)
+
+    def _answered(
+        self, examples: Sequence[Example], model: Any, knowledge: bool, temperature: float, samples: int
+    ) -> list[list[float]]:
+        turns = asked(knowledge)
+        grids = [[self.features.grid(one.image)] for one in examples]
+        prompts = [
+            self.loaded.encoder.prompt(turns, (one.image,), grid) for one, grid in zip(examples, grids, strict=True)
+        ]
+        how = Sampling(self.sizes.grpo.max_new_tokens, temperature, samples, batch=BATCH)
+        found = generate(self.loaded, prompts, self.features, how, model)
+        right = Exact()
+        cases = [
+            [Case(turns[-1].text, one.answer, text_of(self.loaded, c), c.ended, len(c.ids)) for c in group]
+            for one, group in zip(examples, found, strict=True)
+        ]
+        return [[right(case) or 0.0 for case in group] for group in cases]
+
+    @torch.no_grad()
+    def general_loss(self, model: Any = None) -> float:
+        """Mean loss in nats a token of the right answers to the general questions."""
+        model, summed, learned = model or self.loaded.model, 0.0, 0
+        for start in range(0, len(self._general), 16):
+            rows = self._general[start : start + 16]
+            batch = collate(rows, self.loaded.tokenizer.pad_token_id, self.loaded.device)
+            seen = self.features.stack(batch.images)
+            states = hidden_states(self.loaded.family, model, batch, seen)[batch.sources]
+            total, _ = answer_loss(core(model).lm_head, states, batch.targets, torch.ones(len(batch.targets)))
+            summed, learned = summed + float(total), learned + len(batch.targets)
+        return summed / learned
+
+    @cached_property
+    def _general(self) -> list[Row]:
+        talks = [
+            Conversation(
+                f"general {number}", (one.id,), (*general_asked(one), Turn("assistant", one.fact.precise, True)), "", ""
+            )
+            for number, one in enumerate(self.task.general)
+        ]
+        return [row for row, _ in rows_of(self.loaded, talks, self.features)]
+
+    @cached_property
+    def fresh(self) -> bytes:
+        """An adapter that changes nothing yet."""
+        torch.manual_seed(0)
+        model = attach(self.loaded, SHAPE)
+        try:
+            return pack(model, SHAPE, self.loaded.digest)
+        finally:
+            detach(model)
+
+
+def talk(example: Example) -> Conversation:
+    """A label as supervised learning reads it."""
+    turns = (*asked(), Turn("assistant", example.target, True))
+    return Conversation(example.image, (example.image,), turns, example.image, "rationale")
+
+
+def opened(starter: Path, hospital: Path, sizes: Sizes) -> Bench:
+    """The base, made anew: the starter is shown four labelled slices until it knows the words (METHODS 2.3).
+
+    Without this no arm but supervised learning gets anywhere: the starter's chance to say "axial" is 0 in any number of
+    rollouts that fits a computer.
+    """
+    task = Task(build(hospital, sizes.patients), tuple(general_suite(sizes.general)))
+    loaded = load(starter)
+    features = Features(loaded, task.image)
+    four = [talk(one) for one in task.labelled(-1, WARM)]
+    how = SftConfig(sizes.warm_epochs, WARM, WARM, learning_rate=1e-3, lora=SHAPE)
+    warmed = run_sft(loaded, four, features, how, MemoryStore())
+    merged = attach(loaded, SHAPE, warmed.adapter).merge_and_unload()
+    loaded = replace(loaded, model=merged)
+    return Bench(loaded, task, Features(loaded, task.image), sizes)
