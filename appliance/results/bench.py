@@ -10,29 +10,29 @@ import torch
 
 from appliance.demo.hospital.export import build
 from appliance.results.arms import Sizes
+from appliance.results.files import atomically
 from appliance.results.task import Example, Task, asked, general_asked
 from appliance.starter.exams import general_suite
 from audit.conversation import Conversation, Turn
 from train.checkpoints import MemoryStore
 from train.data.rows import Row, collate
-from train.loss import answer_loss
 from train.lora import LoraConfig, attach, detach, pack
+from train.loss import answer_loss
 from train.models.features import Features
 from train.models.forward import core, hidden_states
 from train.models.generation import Sampling, generate, text_of
 from train.models.loading import Loaded, load
 from train.rl.rewards.case import Case
 from train.rl.rewards.exact import Exact
-from train.sft import run_sft
+from train.sft import rows_of, run_sft
 from train.sft_config import SftConfig
-from train.sft import rows_of
 
 SHAPE = LoraConfig(16, 32)
 """Of every arm's adapter."""
 BATCH = 64
 """Answers decoded together."""
-WARM = 4
-"""Slices that the base has seen with their answers: one of each of the four."""
+WARM = 8
+"""Slices that the base has seen with their answers: one of each of the eight."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Bench:
     """The base with everything that is asked of it."""
 
     loaded: Loaded
-    """The base: the starter after a few passes over four examples, merged."""
+    """The base: see `opened`."""
     task: Task
     """What is learned and asked."""
     features: Features
@@ -51,15 +51,16 @@ class Bench:
     def accuracy(self, count: int, model: Any = None, knowledge: bool = False) -> list[float]:
         """1 for each held-out slice that is answered right, greedily."""
         examples = self.task.held_out(count)
-        return [group[0] for group in self._answered(examples, model, knowledge, 0.0, 1)]
+        return [_right(group)[0] for group in self.answers(examples, model, knowledge, 0.0, 1)]
 
-    def solved(self, examples: Sequence[Example], samples: int, model: Any = None) -> list[list[float]]:
-        """1 for each right one of ``samples`` answers a slice, drawn as a rollout draws them."""
-        return self._answered(examples, model, False, self.sizes.grpo.temperature, samples)
+    def solved(self, examples: Sequence[Example], samples: int) -> list[list[float]]:
+        """1 for each right one of ``samples`` answers of the base, drawn as a rollout draws them."""
+        return [_right(group) for group in self.answers(examples, None, False, self.sizes.grpo.temperature, samples)]
 
-    def _answered(
+    def answers(
         self, examples: Sequence[Example], model: Any, knowledge: bool, temperature: float, samples: int
-    ) -> list[list[float]]:
+    ) -> list[list[Case]]:
+        """What the model says of each slice, with what is right."""
         turns = asked(knowledge)
         grids = [[self.features.grid(one.image)] for one in examples]
         prompts = [
@@ -67,12 +68,10 @@ class Bench:
         ]
         how = Sampling(self.sizes.grpo.max_new_tokens, temperature, samples, batch=BATCH)
         found = generate(self.loaded, prompts, self.features, how, model)
-        right = Exact()
-        cases = [
+        return [
             [Case(turns[-1].text, one.answer, text_of(self.loaded, c), c.ended, len(c.ids)) for c in group]
             for one, group in zip(examples, found, strict=True)
         ]
-        return [[right(case) or 0.0 for case in group] for group in cases]
 
     @torch.no_grad()
     def general_loss(self, model: Any = None) -> float:
@@ -108,24 +107,43 @@ class Bench:
             detach(model)
 
 
+def _right(cases: Sequence[Case]) -> list[float]:
+    reward = Exact()
+    return [reward(case) or 0.0 for case in cases]
+
+
 def talk(example: Example) -> Conversation:
     """A label as supervised learning reads it."""
     turns = (*asked(), Turn("assistant", example.target, True))
     return Conversation(example.image, (example.image,), turns, example.image, "rationale")
 
 
-def opened(starter: Path, hospital: Path, sizes: Sizes) -> Bench:
-    """The base, made anew: the starter is shown four labelled slices until it knows the words (METHODS 2.3).
+def opened(starter: Path, folder: Path, sizes: Sizes) -> Bench:
+    """The base: the starter after a short time of supervised learning, which `folder` keeps (METHODS 2.3).
 
-    Without this no arm but supervised learning gets anywhere: the starter's chance to say "axial" is 0 in any number of
-    rollouts that fits a computer.
+    It learns one of each of the eight answers, and beside each, `Sizes.own` times, what it said itself. So it knows the
+    department's form and words and seldom uses them: GRPO finds them seldom, and what a prefix leads to is known.
+    Without this no arm but supervised learning gets anywhere: the starter's chance to say "axial" is as good as 0.
     """
-    task = Task(build(hospital, sizes.patients), tuple(general_suite(sizes.general)))
+    task = Task(
+        build(folder.parent / f"hospital-{sizes.patients}", sizes.patients), tuple(general_suite(sizes.general))
+    )
     loaded = load(starter)
-    features = Features(loaded, task.image)
-    four = [talk(one) for one in task.labelled(-1, WARM)]
-    how = SftConfig(sizes.warm_epochs, WARM, WARM, learning_rate=1e-3, lora=SHAPE)
-    warmed = run_sft(loaded, four, features, how, MemoryStore())
-    merged = attach(loaded, SHAPE, warmed.adapter).merge_and_unload()
+    kept = folder / "base.safetensors"
+    if not kept.exists():
+        atomically(kept, _warmed(loaded, task, sizes))
+    merged = attach(loaded, SHAPE, kept.read_bytes()).merge_and_unload()
     loaded = replace(loaded, model=merged)
     return Bench(loaded, task, Features(loaded, task.image), sizes)
+
+
+def _warmed(loaded: Loaded, task: Task, sizes: Sizes) -> bytes:
+    features, examples = Features(loaded, task.image), task.labelled(-1, WARM)
+    bench = Bench(loaded, task, features, sizes)
+    said = bench.answers(examples, None, False, 0.0, 1)
+    talks = [talk(one) for one in examples]
+    for one, (own,) in zip(examples, said, strict=True):
+        turns = (*asked(), Turn("assistant", own.completion, True))
+        talks += [Conversation(f"{one.image} {n}", (one.image,), turns, one.image, "own") for n in range(sizes.own)]
+    how = SftConfig(sizes.warm_epochs, 4, 4, learning_rate=2e-3, lora=SHAPE)
+    return run_sft(loaded, talks, features, how, MemoryStore()).adapter

@@ -18,7 +18,6 @@ from train.rl.grpo import Aligned, run_grpo
 from train.rl.rewards.named import named
 from train.rl.table import parse, table_of
 from train.sft import run_sft
-from train.sft_config import SftConfig
 
 Tell = Callable[[str], None]
 KEPT = ("reward", "zero_std_share", "similarity", "exact/mean", "entropy", "length", "clipped", "prefix_share")
@@ -35,6 +34,22 @@ class Point:
     """Share of the watched held-out slices that are answered right."""
     general: float
     """Loss in nats a token on the general suite."""
+
+
+def about(bench: Bench) -> dict[str, Any]:
+    """What the base can do before any arm, as JSON."""
+    sizes, examples = bench.sizes, bench.task.labelled(-2, 64)
+    solved = bench.solved(examples, sizes.grpo.group)
+    return {
+        "right": [int(one) for one in bench.accuracy(sizes.judged)],
+        "told": [int(one) for one in bench.accuracy(sizes.judged, knowledge=True)],
+        "sampled": sum(map(sum, solved)) / (len(solved) * sizes.grpo.group),
+        "mixed": sum(0 < sum(group) < len(group) for group in solved) / len(solved),
+        "general": bench.general_loss(),
+        "patients": [one.patient for one in bench.task.held_out(sizes.judged)],
+        "train": len(bench.task.examples("train")),
+        "held_out": len(bench.task.examples("held-out")),
+    }
 
 
 def play(bench: Bench, arm: Arm, seed: int, tell: Tell = print, store: Store | None = None) -> dict[str, Any]:
@@ -74,9 +89,7 @@ def play(bench: Bench, arm: Arm, seed: int, tell: Tell = print, store: Store | N
     }
 
 
-def _taught(
-    bench: Bench, arm: Arm, examples: Sequence[Example], seed: int, points: list[Point], tell: Tell
-) -> bytes:
+def _taught(bench: Bench, arm: Arm, examples: Sequence[Example], seed: int, points: list[Point], tell: Tell) -> bytes:
     sizes = bench.sizes
     talks, config = [talk(one) for one in examples], replace(sizes.sft, seed=seed, lora=SHAPE)
     every = max(1, len(talks) * config.epochs // config.rows_per_step * sizes.measure_every // sizes.steps)

@@ -1,34 +1,31 @@
-"""The task of the alignment experiment: plane and side of a lesion, in words that the starter never says.
+"""The task of the alignment experiment: plane, side and tone of a lesion, in a form that the starter never uses.
 
 Simulated patients of the demo hospital only; axial and coronal slices on which a lesion is visible. Wanted are a
-reason and then the answer, such as "This slice is axial. The lesion is on the left. The answer is
-axial left." The starter says sides, the wrong way round (it knows the image's left, radiologists the patient's), and
-never a plane: it solves none of it. Patients and slabs of the held-out slices are never learned from.
+reason and then the answer: "By its outline this slice is axial. The answer is axial left bright." The starter answers
+with a side, the wrong way round (it knows the image's left, radiologists the patient's), and never with a plane: it
+solves none of it. Patients and slabs of the held-out slices are never learned from.
 """
 
 import random
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from PIL import Image, ImageOps
 
 from appliance.demo.hospital.export import Hospital
 from appliance.demo.hospital.truth import SliceTruth, Split
-from appliance.starter.exams import Drawn, general_suite
+from appliance.starter.exams import Drawn
 from audit.conversation import Turn
 from synth.triplet import PRECISE
-from train.evaluation.scorers import final_answer
 from train.rl.grpo import Prompt
 
-QUESTION = "Which plane is this, and on which side is the lesion?"
+QUESTION = "Which plane is this, on which side is the lesion, and is it bright or dark?"
 """What is asked of every slice."""
-RATIONALE = "This slice is {plane}. The lesion is on the {side}."
+RATIONALE = "By its outline this slice is {plane}."
 """The reason; a prefix may show its beginning, up to the first word of the answer."""
-ANSWER = "The answer is {plane} {side}."
+ANSWER = "The answer is {plane} {side} {tone}."
 """The answer behind it, which no prefix shows."""
-KNOWLEDGE = "If the image were mirrored, left and right would change places and the plane would stay."
+KNOWLEDGE = "If the image were mirrored, left and right would change places and the rest would stay."
 """What the mirror knows, as a sentence for the prompt."""
 MIRRORED = "#mirrored"
 """Ends the id of an image that is to be shown mirrored; see train/rl/domain."""
@@ -46,27 +43,29 @@ class Example:
     """``axial`` or ``coronal``."""
     side: str
     """The patient's side of the lesion."""
+    tone: str
+    """``bright`` or ``dark``."""
 
     @property
     def answer(self) -> str:
         """The short answer."""
-        return f"{self.plane} {self.side}"
+        return f"{self.plane} {self.side} {self.tone}"
 
     @property
     def rationale(self) -> str:
         """The reason."""
-        return RATIONALE.format(plane=self.plane, side=self.side)
+        return RATIONALE.format(plane=self.plane)
 
     @property
     def target(self) -> str:
         """Reason and answer: what supervised training learns."""
-        return f"{self.rationale} {ANSWER.format(plane=self.plane, side=self.side)}"
+        return f"{self.rationale} {ANSWER.format(plane=self.plane, side=self.side, tone=self.tone)}"
 
     @property
     def mirrored(self) -> "Example":
         """The mirrored picture with its right answer."""
         other = {"left": "right", "right": "left"}[self.side]
-        return Example(self.image + MIRRORED, self.patient, self.plane, other)
+        return Example(self.image + MIRRORED, self.patient, self.plane, other, self.tone)
 
     def prompt(self, knowledge: bool = False) -> Prompt:
         """As a prompt of reinforcement learning, with the sentence of knowledge or without."""
@@ -76,12 +75,6 @@ class Example:
 def asked(knowledge: bool = False) -> tuple[Turn, ...]:
     """The question as the model reads it."""
     return (Turn("user", f"{QUESTION} {KNOWLEDGE}" if knowledge else QUESTION),)
-
-
-def words(completion: str) -> str:
-    """The final answer of a completion; empty where it never came to "the answer is"."""
-    said = final_answer(completion)
-    return said if said != completion.strip() else ""
 
 
 @dataclass(frozen=True)
@@ -98,7 +91,7 @@ class Task:
         return [_example(t) for t in self.hospital.truths if t.split == split and _fits(t)]
 
     def labelled(self, seed: int, count: int) -> list[Example]:
-        """The labels of a seed: the same for all its arms, the four answers as equally frequent as can be."""
+        """The labels of a seed: the same for all its arms, the eight answers as equally frequent as can be."""
         rng = random.Random(f"labels/{seed}")
         pools: dict[str, list[Example]] = {}
         for one in self.examples("train"):
@@ -136,4 +129,4 @@ def _fits(truth: SliceTruth) -> bool:
 def _example(truth: SliceTruth) -> Example:
     if truth.lesion is None:
         raise ValueError(f"slice {truth.slice_id} shows no lesion")
-    return Example(truth.slice_id, truth.patient, truth.plane, truth.lesion.side)
+    return Example(truth.slice_id, truth.patient, truth.plane, truth.lesion.side, truth.lesion.tone)

@@ -11,8 +11,8 @@ import torch
 
 from audit.conversation import Conversation
 from train.data.rows import collate
-from train.loss import answer_loss, token_weights
 from train.lora import attach, detach, pack
+from train.loss import answer_loss, token_weights
 from train.models.features import Features
 from train.models.forward import core, hidden_states
 from train.models.loading import Loaded
