@@ -89,7 +89,8 @@ class Arm:
 
 RCPA = CurriculumConfig(delta_min=0.6, delta_max=0.9, prefix_nll=0.1)
 """All parts. The threshold begins above what the base's habit earns (a side alone, 0.5) and ends above all but right
-answers (one word of three wrong, 0.67). The prefix weighs more than METHODS 2.3's 1e-3, which is for hundreds of steps."""
+answers (one word of three wrong, 0.67). The prefix weighs more than METHODS 2.3's 1e-3, which is for hundreds of
+steps."""
 
 
 def _less(**parts: Any) -> CurriculumConfig:
@@ -124,12 +125,12 @@ DOMAIN = (
 ARMS = (*CURRICULUM, *DOMAIN[1:])
 """Every arm once."""
 _GRPO = GrpoConfig(
-    prompts=6, group=8, max_new_tokens=24, learning_rate=5e-4, resample=1, checkpoint_every=1000, micro_groups=6
+    prompts=6, group=8, max_new_tokens=28, learning_rate=3e-4, resample=1, checkpoint_every=1000, micro_groups=6
 )
 QUICK = Sizes(
-    "quick", seeds=1, patients=144, labels=32, warm_epochs=24, own=4, steps=36, pre_alignment=24, measure_every=6,
+    "quick", seeds=1, patients=144, labels=32, warm_epochs=24, own=4, steps=40, pre_alignment=26, measure_every=8,
     watched=48, judged=150, general=40, grpo=_GRPO,
-    sft=SftConfig(6, 4, 4, learning_rate=1e-3), start=SftConfig(3, 4, 4, learning_rate=1e-3),
+    sft=SftConfig(6, 4, 4, learning_rate=1e-3), start=SftConfig(2, 4, 4, learning_rate=1e-3),
 )  # fmt: skip
 """An hour on two cores a seed."""
 FULL = replace(
