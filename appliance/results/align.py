@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sizes = QUICK if given.quick else FULL
     folder = given.out / f"{sizes.name}-{sizes.digest}"
     if not given.page:
-        others = [_other(given) for _ in range(given.workers - 1)]
+        others = [_other(given) for _ in range(0 if given.worker else given.workers - 1)]
         work(sizes, folder, given.starter, range(given.seeds or sizes.seeds), given.arms)
         for other in others:
             other.wait()

@@ -119,17 +119,20 @@ def talk(example: Example) -> Conversation:
 
 
 def opened(starter: Path, folder: Path, sizes: Sizes) -> Bench:
-    """The base: the starter after a short time of supervised learning, which `folder` keeps (METHODS 2.3).
+    """Everything that the arms need, made where it is not there yet: the hospital beside the folder, the base in it."""
+    task = Task(
+        build(folder.parent / f"hospital-{sizes.patients}", sizes.patients), tuple(general_suite(sizes.general))
+    )
+    return based(load(starter), task, sizes, folder / "base.safetensors")
+
+
+def based(loaded: Loaded, task: Task, sizes: Sizes, kept: Path) -> Bench:
+    """The base: the starter after a short time of supervised learning, which a file keeps (METHODS 2.3).
 
     It learns one of each of the eight answers, and beside each, `Sizes.own` times, what it said itself. So it knows the
     department's form and words and seldom uses them: GRPO finds them seldom, and what a prefix leads to is known.
     Without this no arm but supervised learning gets anywhere: the starter's chance to say "axial" is as good as 0.
     """
-    task = Task(
-        build(folder.parent / f"hospital-{sizes.patients}", sizes.patients), tuple(general_suite(sizes.general))
-    )
-    loaded = load(starter)
-    kept = folder / "base.safetensors"
     if not kept.exists():
         atomically(kept, _warmed(loaded, task, sizes))
     merged = attach(loaded, SHAPE, kept.read_bytes()).merge_and_unload()

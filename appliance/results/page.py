@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.curves import Curve, Panel, svg
-from appliance.results.arms import ARMS, CURRICULUM, DOMAIN, Arm, Sizes
+from appliance.results.arms import ARMS, CURRICULUM, DOMAIN, RCPA, Arm, Sizes
 from appliance.results.files import atomically
 from train.evaluation.statistics import bootstrap
 
@@ -64,11 +64,12 @@ def _finished(folder: Path, arm: Arm) -> Finished:
 def _page(done: Mapping[str, Finished], base: Mapping[str, Any], sizes: Sizes, notes: str) -> str:
     count = len(base["right"])
     seeds = sorted({run["seed"] for one in done.values() for run in one.runs})
+    command = f"make results-align{' QUICK=1' if sizes.name == 'quick' else ''}"
     parts = [
         "# Alignment: what the experiment showed",
-        f"Made by `make results-align{' QUICK=1' if sizes.name == 'quick' else ''}` from {sum(len(o.runs) for o in done.values())} "
-        f"finished runs, seeds {', '.join(map(str, seeds))}. Simulated patients of the demo hospital; nothing here is a medical "
-        "result. Figures are reported as they came, also where a published direction does not show.",
+        f"Made by `{command}` from {sum(len(one.runs) for one in done.values())} finished runs, seeds "
+        f"{', '.join(map(str, seeds))}. Simulated patients of the demo hospital; nothing here is a medical result. "
+        "Figures stand as they came, also where a published direction does not show.",
         _task(base, sizes, count),
         "## Does GRPO starve where RCPA does not?",
         _table(done, CURRICULUM, base),
@@ -89,20 +90,21 @@ def _page(done: Mapping[str, Finished], base: Mapping[str, Any], sizes: Sizes, n
 def _task(base: Mapping[str, Any], sizes: Sizes, count: int) -> str:
     grpo = sizes.grpo
     return (
-        "**The task.** Asked for plane, side and tone of a lesion, the model must say, for example, *By its outline this slice "
-        "is axial. The answer is axial left bright.* (`appliance/results/task.py`): eight answers, right only as a whole. "
-        f"{sizes.labels} labelled slices of training patients to learn from, {count} slices of held-out patients and slabs to be "
-        f"judged by (of {base['held_out']}).\n\n"
+        "**The task.** Asked for plane, side and tone of a lesion, the model must say, for example, *By its outline "
+        "this slice is axial. The answer is axial left bright.* (`appliance/results/task.py`): eight answers, right only "
+        f"as a whole. {sizes.labels} labelled slices of training patients to learn from, {count} of the {base['held_out']} "
+        "slices of held-out patients and slabs to be judged by.\n\n"
         "**The base** is the starter after a short preliminary phase: eight labels, one of each answer, each beside "
         f"{sizes.own} copies of what the starter said itself. It knows the words and seldom uses them: it solves "
-        f"{_mean(base['right']):.1%} greedily and {base['sampled']:.1%} of its samples; in {base['mixed']:.0%} of groups of "
-        f"{grpo.group} samples some are right and some wrong, so that plain GRPO has something to compare in these alone. All arms "
+        f"{_mean(base['right']):.1%} greedily and {base['sampled']:.1%} of its samples; in {base['mixed']:.0%} of "
+        f"groups of {grpo.group} samples some are right and some wrong, and only these teach plain GRPO anything. All arms "
         "begin there.\n\n"
-        f"**The arms** run the code of `train/rl` (`appliance/results/arms.py`): {sizes.steps} steps of {grpo.prompts} groups of "
-        f"{grpo.group}, groups that teach nothing replaced once, LoRA of rank 16 at a rate of {grpo.learning_rate:g}; RCPA's "
-        f"pre-alignment takes {sizes.pre_alignment} of them, its threshold rises from 0.6 to 0.9 of token F1, NLL of prefixes weighs "
-        "0.1. GRPO alone is paid for exact answers. SFT learns the same labels in "
-        f"{sizes.sft.epochs} passes, before GRPO in {sizes.start.epochs}."
+        f"**The arms** run the code of `train/rl` (`appliance/results/arms.py`): {sizes.steps} steps of {grpo.prompts} "
+        f"groups of {grpo.group}, groups that teach nothing replaced once, LoRA of rank 16 at a rate of "
+        f"{grpo.learning_rate:g}. RCPA's pre-alignment takes {sizes.pre_alignment} of them; its threshold rises from "
+        f"{RCPA.delta_min:g} to {RCPA.delta_max:g} of token F1, the NLL of prefixes weighs {RCPA.prefix_nll:g}. GRPO "
+        f"alone is paid for exact answers. SFT learns the same labels in {sizes.sft.epochs} passes, before GRPO in "
+        f"{sizes.start.epochs}."
     )
 
 

@@ -45,7 +45,8 @@ def run_tethered(
     optimizer = optimizer_of(weights, config, loaded.device)
     try:
         for step, now in enumerate(planned([range(len(rows))], config)):
-            batch = collate([rows[n] for n in now.rows], loaded.tokenizer.pad_token_id, loaded.device)
+            taken = sorted((rows[n] for n in now.rows), key=lambda row: len(row.ids))
+            batch = collate(taken, loaded.tokenizer.pad_token_id, loaded.device)
             seen = features.stack(batch.images)
 
             def read(batch: Any = batch, seen: Any = seen) -> torch.Tensor:
