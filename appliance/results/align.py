@@ -51,14 +51,14 @@ def work(sizes: Sizes, folder: Path, starter: Path, seeds: Sequence[int], names:
     if not missing:
         return
     with claimed(folder / "base") as _:  # one makes hospital and base, the others wait for it
-        bench = opened(starter, folder, sizes)
+        benches = opened(starter, folder, sizes)
         if not (folder / "base.json").exists():
-            atomically(folder / "base.json", _json(about(bench)))
+            atomically(folder / "base.json", _json({name: about(bench) for name, bench in benches.items()}))
     for arm, seed in missing:
         with claimed(folder / outcome(folder, arm, seed).stem, wait=False) as mine:
             if mine and not outcome(folder, arm, seed).exists():
                 say(f"{arm.name} seed {seed}")
-                found = play(bench, arm, seed, lambda what, name=arm.name: say(f"  {name}: {what}"))  # type: ignore[misc]
+                found = play(benches[arm.base], arm, seed, lambda what, name=arm.name: say(f"  {name}: {what}"))  # type: ignore[misc]
                 atomically(outcome(folder, arm, seed), _json(found))
                 right = found["right"]
                 say(f"{arm.name} seed {seed}: {sum(right) / len(right):.1%} right, {found['seconds']} s")

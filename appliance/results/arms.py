@@ -9,6 +9,7 @@ from train.rl.curriculum import CurriculumConfig
 from train.rl.grpo import GrpoConfig
 from train.sft_config import SftConfig
 
+Base = Literal["rare", "seldom"]
 Start = Literal["base", "labels"]
 Constraint = Literal["", "mirror", "wrong"]
 
@@ -38,6 +39,8 @@ class Sizes:
     """Passes over the eight examples that make the base."""
     own: int
     """Times that its own answer stands beside the department's there."""
+    hushed: int
+    """Passes over its own answers alone, after that: they make the base that hardly ever says the department's."""
     steps: int
     """Rollouts of a run of reinforcement learning."""
     pre_alignment: int
@@ -71,6 +74,8 @@ class Arm:
     """Of its files."""
     title: str
     """In tables."""
+    base: Base = "rare"
+    """Which base: `seldom` answers in the department's form in one of some answers, `rare` in one of hundreds."""
     start: Start = "base"
     """``base``, or ``labels``: the labels are learned first."""
     learns: Literal["rewards", "labels"] = "rewards"
@@ -114,6 +119,12 @@ CURRICULUM = (
     Arm("sft-grpo", "SFT, then GRPO", start="labels"),
 )
 """Does GRPO starve where RCPA does not?"""
+SELDOM = tuple(
+    replace(arm, name=f"seldom-{arm.name}", base="seldom")
+    for arm in CURRICULUM
+    if arm.name in ("grpo", "grpo-dense", "rcpa")
+)
+"""The same from a base that is right now and then."""
 DOMAIN = (
     Arm("sft-grpo", "plain GRPO", start="labels"),
     Arm("augmented", "augmentation", start="labels", augmented=True),
@@ -122,14 +133,14 @@ DOMAIN = (
     Arm("wrong", "control: a transform that changes labels", start="labels", constraint="wrong"),
 )
 """Does knowledge in the objective help where knowledge in the data or in the prompt does not? All begin with SFT."""
-ARMS = (*CURRICULUM, *DOMAIN[1:])
+ARMS = (*CURRICULUM, *DOMAIN[1:], *SELDOM)
 """Every arm once."""
 _GRPO = GrpoConfig(
     prompts=6, group=8, max_new_tokens=28, learning_rate=3e-4, resample=1, checkpoint_every=1000, micro_groups=6
 )
 QUICK = Sizes(
-    "quick", seeds=1, patients=144, labels=32, warm_epochs=24, own=4, steps=40, pre_alignment=26, measure_every=8,
-    watched=48, judged=150, general=40, grpo=_GRPO,
+    "quick", seeds=1, patients=144, labels=32, warm_epochs=24, own=4, hushed=2, steps=40, pre_alignment=26,
+    measure_every=8, watched=48, judged=150, general=40, grpo=_GRPO,
     sft=SftConfig(6, 4, 4, learning_rate=1e-3), start=SftConfig(2, 4, 4, learning_rate=1e-3),
 )  # fmt: skip
 """An hour on two cores a seed."""

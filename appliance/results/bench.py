@@ -15,6 +15,7 @@ from appliance.results.task import Example, Task, asked, general_asked
 from appliance.starter.exams import general_suite
 from audit.conversation import Conversation, Turn
 from train.checkpoints import MemoryStore
+from train.data.encode import continued
 from train.data.rows import Row, collate
 from train.lora import LoraConfig, attach, detach, pack
 from train.loss import answer_loss
@@ -22,6 +23,7 @@ from train.models.features import Features
 from train.models.forward import core, hidden_states
 from train.models.generation import Sampling, generate, text_of
 from train.models.loading import Loaded, load
+from train.rl.prefix import shown
 from train.rl.rewards.case import Case
 from train.rl.rewards.exact import Exact
 from train.sft import rows_of, run_sft
@@ -32,7 +34,9 @@ SHAPE = LoraConfig(16, 32)
 BATCH = 64
 """Answers decoded together."""
 WARM = 8
-"""Slices that the base has seen with their answers: one of each of the eight."""
+"""Slices that the bases have seen with their answers: one of each of the eight."""
+HUSHED = 16
+"""Other slices, of which the rare base has seen what it said itself."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +55,25 @@ class Bench:
     def accuracy(self, count: int, model: Any = None, knowledge: bool = False) -> list[float]:
         """1 for each held-out slice that is answered right, greedily."""
         examples = self.task.held_out(count)
-        return [_right(group)[0] for group in self.answers(examples, model, knowledge, 0.0, 1)]
+        reward = Exact()
+        return [reward(group[0]) or 0.0 for group in self.answers(examples, model, knowledge, 0.0, 1)]
 
-    def solved(self, examples: Sequence[Example], samples: int) -> list[list[float]]:
-        """1 for each right one of ``samples`` answers of the base, drawn as a rollout draws them."""
-        return [_right(group) for group in self.answers(examples, None, False, self.sizes.grpo.temperature, samples)]
+    def sampled(self, examples: Sequence[Example], samples: int, begun: float = 0.0) -> list[list[Case]]:
+        """``samples`` answers of the base a slice, drawn as a rollout draws them.
+
+        Args:
+            begun: share of the rationale that each begins with, as `train.rl.prefix.shown` cuts it.
+        """
+        return self.answers(examples, None, False, self.sizes.grpo.temperature, samples, begun)
 
     def answers(
-        self, examples: Sequence[Example], model: Any, knowledge: bool, temperature: float, samples: int
+        self,
+        examples: Sequence[Example],
+        model: Any,
+        knowledge: bool,
+        temperature: float,
+        samples: int,
+        begun: float = 0.0,
     ) -> list[list[Case]]:
         """What the model says of each slice, with what is right."""
         turns = asked(knowledge)
@@ -66,6 +81,9 @@ class Bench:
         prompts = [
             self.loaded.encoder.prompt(turns, (one.image,), grid) for one, grid in zip(examples, grids, strict=True)
         ]
+        if begun:
+            given = [shown(self.loaded.encoder, one.rationale, one.answer, begun) for one in examples]
+            prompts = [continued(prompt, prefix) for prompt, prefix in zip(prompts, given, strict=True)]
         how = Sampling(self.sizes.grpo.max_new_tokens, temperature, samples, batch=BATCH)
         found = generate(self.loaded, prompts, self.features, how, model)
         return [
@@ -107,46 +125,57 @@ class Bench:
             detach(model)
 
 
-def _right(cases: Sequence[Case]) -> list[float]:
-    reward = Exact()
-    return [reward(case) or 0.0 for case in cases]
-
-
 def talk(example: Example) -> Conversation:
     """A label as supervised learning reads it."""
     turns = (*asked(), Turn("assistant", example.target, True))
     return Conversation(example.image, (example.image,), turns, example.image, "rationale")
 
 
-def opened(starter: Path, folder: Path, sizes: Sizes) -> Bench:
-    """Everything that the arms need, made where it is not there yet: the hospital beside the folder, the base in it."""
-    task = Task(
-        build(folder.parent / f"hospital-{sizes.patients}", sizes.patients), tuple(general_suite(sizes.general))
-    )
-    return based(load(starter), task, sizes, folder / "base.safetensors")
+def opened(starter: Path, folder: Path, sizes: Sizes) -> dict[str, Bench]:
+    """Both bases, made where they are not there yet: the hospital beside the folder, the bases' adapters in it."""
+    hospital = build(folder.parent / f"hospital-{sizes.patients}", sizes.patients)
+    task = Task(hospital, tuple(general_suite(sizes.general)))
+    return {name: based(load(starter), task, sizes, folder, name == "rare") for name in ("seldom", "rare")}
 
 
-def based(loaded: Loaded, task: Task, sizes: Sizes, kept: Path) -> Bench:
-    """The base: the starter after a short time of supervised learning, which a file keeps (METHODS 2.3).
+def based(loaded: Loaded, task: Task, sizes: Sizes, folder: Path, rare: bool) -> Bench:
+    """A base: the starter after a short time of supervised learning, which files keep (METHODS 2.3).
 
     It learns one of each of the eight answers, and beside each, `Sizes.own` times, what it said itself. So it knows the
-    department's form and words and seldom uses them: GRPO finds them seldom, and what a prefix leads to is known.
-    Without this no arm but supervised learning gets anywhere: the starter's chance to say "axial" is as good as 0.
+    department's form and words and uses them now and then. The rare base then hears more of its own answers, on other
+    slices, and hardly ever uses that form any more; what to say once it has begun it still knows. Without all this no
+    arm but supervised learning gets anywhere: the starter's chance to say "axial" is as good as 0.
     """
-    if not kept.exists():
-        atomically(kept, _warmed(loaded, task, sizes))
-    merged = attach(loaded, SHAPE, kept.read_bytes()).merge_and_unload()
-    loaded = replace(loaded, model=merged)
-    return Bench(loaded, task, Features(loaded, task.image), sizes)
-
-
-def _warmed(loaded: Loaded, task: Task, sizes: Sizes) -> bytes:
-    features, examples = Features(loaded, task.image), task.labelled(-1, WARM)
+    features = Features(loaded, task.image)
     bench = Bench(loaded, task, features, sizes)
+    for name, made in (("seldom", _warmed), ("rare", _hushed))[: 1 + rare]:
+        kept = folder / f"base-{name}.safetensors"
+        if not kept.exists():
+            atomically(kept, made(bench))
+        merged = attach(bench.loaded, SHAPE, kept.read_bytes()).merge_and_unload()
+        bench = replace(bench, loaded=replace(loaded, model=merged))
+    return bench
+
+
+def _warmed(bench: Bench) -> bytes:
+    examples = bench.task.labelled(-1, WARM)
+    talks = [talk(one) for one in examples] + [own for own in _own(bench, examples) for _ in range(bench.sizes.own)]
+    return _taught(bench, talks, bench.sizes.warm_epochs, 2e-3)
+
+
+def _hushed(bench: Bench) -> bytes:
+    return _taught(bench, _own(bench, bench.task.labelled(-1, WARM + HUSHED)[WARM:]), bench.sizes.hushed, 1e-3)
+
+
+def _own(bench: Bench, examples: Sequence[Example]) -> list[Conversation]:
+    """What a model says of slices, as something to learn."""
     said = bench.answers(examples, None, False, 0.0, 1)
-    talks = [talk(one) for one in examples]
-    for one, (own,) in zip(examples, said, strict=True):
-        turns = (*asked(), Turn("assistant", own.completion, True))
-        talks += [Conversation(f"{one.image} {n}", (one.image,), turns, one.image, "own") for n in range(sizes.own)]
-    how = SftConfig(sizes.warm_epochs, 4, 4, learning_rate=2e-3, lora=SHAPE)
-    return run_sft(loaded, talks, features, how, MemoryStore()).adapter
+    return [
+        Conversation(one.image, (one.image,), (*asked(), Turn("assistant", own.completion, True)), one.image, "own")
+        for one, (own,) in zip(examples, said, strict=True)
+    ]
+
+
+def _taught(bench: Bench, talks: Sequence[Conversation], epochs: int, rate: float) -> bytes:
+    how = SftConfig(epochs, 4, 4, learning_rate=rate, lora=SHAPE)
+    return run_sft(bench.loaded, talks, bench.features, how, MemoryStore()).adapter

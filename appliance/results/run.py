@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from appliance.results.arms import WRONG, Arm
+from appliance.results.arms import RCPA, WRONG, Arm
 from appliance.results.bench import SHAPE, Bench, talk
 from appliance.results.task import Example
 from appliance.results.tether import run_tethered
@@ -15,7 +15,10 @@ from train.rl.collapse import Watch
 from train.rl.curriculum import Curriculum
 from train.rl.domain import Domain, Transform
 from train.rl.grpo import Aligned, run_grpo
+from train.rl.rewards.case import Case, Reward
+from train.rl.rewards.exact import Exact
 from train.rl.rewards.named import named
+from train.rl.rewards.token_f1 import TokenF1
 from train.rl.table import parse, table_of
 from train.sft import run_sft
 
@@ -37,19 +40,28 @@ class Point:
 
 
 def about(bench: Bench) -> dict[str, Any]:
-    """What the base can do before any arm, as JSON."""
+    """What a base can do before any arm, as JSON."""
     sizes, examples = bench.sizes, bench.task.labelled(-2, 64)
-    solved = bench.solved(examples, sizes.grpo.group)
+    free = bench.sampled(examples, sizes.grpo.group)
+    begun = bench.sampled(examples, sizes.grpo.group, RCPA.prefix_max)
+    right = [[bool(Exact()(case)) for case in group] for group in free]
     return {
         "right": [int(one) for one in bench.accuracy(sizes.judged)],
-        "told": [int(one) for one in bench.accuracy(sizes.judged, knowledge=True)],
-        "sampled": sum(map(sum, solved)) / (len(solved) * sizes.grpo.group),
-        "mixed": sum(0 < sum(group) < len(group) for group in solved) / len(solved),
+        "sampled": _share(free, Exact(), 1.0),
+        "near": _share(free, TokenF1(), RCPA.delta_min),
+        "begun": _share(begun, Exact(), 1.0),
+        "begun_near": _share(begun, TokenF1(), RCPA.delta_min),
+        "mixed": sum(len(set(group)) > 1 for group in right) / len(right),
         "general": bench.general_loss(),
         "patients": [one.patient for one in bench.task.held_out(sizes.judged)],
         "train": len(bench.task.examples("train")),
         "held_out": len(bench.task.examples("held-out")),
     }
+
+
+def _share(groups: Sequence[Sequence[Case]], reward: Reward, least: float) -> float:
+    cases = [case for group in groups for case in group]
+    return sum((reward(case) or 0.0) >= least for case in cases) / len(cases)
 
 
 def play(bench: Bench, arm: Arm, seed: int, tell: Tell = print, store: Store | None = None) -> dict[str, Any]:
