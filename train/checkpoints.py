@@ -44,6 +44,8 @@ class Checkpoint:
     """The adapter's weights where they did best, by name."""
     belongs: str = ""
     """Digest of what the run learns from, in which order; another run's checkpoint is refused."""
+    optimizer: str = ""
+    """Class of the optimizer whose state is kept; `snapshot` writes it."""
 
 
 def snapshot(at: Checkpoint, model: Any, optimizer: torch.optim.Optimizer) -> bytes:
@@ -55,6 +57,7 @@ def snapshot(at: Checkpoint, model: Any, optimizer: torch.optim.Optimizer) -> by
     tensors |= pack_state(optimizer, "optimizer.")
     kept = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     note = {"step": at.step, "metrics": at.metrics, "state": dict(at.state), "belongs": at.belongs}
+    note["optimizer"] = type(optimizer).__name__
     return save(kept, metadata={KEY: json.dumps(note)})
 
 
@@ -71,7 +74,7 @@ def restore(
         belongs: what the checkpoint must belong to.
         tell: told where the last one cannot be read.
     Raises:
-        Refused: the checkpoint is that of a run over other data.
+        Refused: the checkpoint is that of a run over other data, or of another optimizer, as a GPU's is.
     """
     back = 0
     while True:
@@ -90,11 +93,25 @@ def restore(
             where="checkpoint",
             hint="start a new run, or give the data and settings that the run began with",
         )
+    _check_optimizer(found.optimizer, type(optimizer).__name__)
     with torch.no_grad():
         for name, weight in weights_of(model).items():
             weight.copy_(tensors[f"model.{name}"])
     unpack_state(optimizer, tensors, "optimizer.")
     return found
+
+
+def _check_optimizer(wrote: str, here: str) -> None:
+    """Refuse the state of another optimizer: on a GPU it is in 8 bits, and neither can read the other's."""
+    if wrote and wrote != here:
+        where = (
+            "on a machine with a GPU" if wrote.endswith("8bit") else "without a GPU (CUDA_VISIBLE_DEVICES= hides it)"
+        )
+        raise Refused(
+            f"the checkpoint was written with {wrote}, and this machine trains with {here}",
+            where="checkpoint",
+            hint=f"type the same command {where}, or begin another run here with another --seed",
+        )
 
 
 def weights_of(model: Any) -> dict[str, Any]:
@@ -111,7 +128,8 @@ def _read(data: bytes) -> tuple[Checkpoint, dict[str, torch.Tensor]]:
         found = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][KEY])
         tensors = load(data)
         best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
-        at = Checkpoint(int(found["step"]), tuple(found["metrics"]), found["state"], best, found["belongs"])
+        metrics, optimizer = tuple(found["metrics"]), str(found.get("optimizer", ""))
+        at = Checkpoint(int(found["step"]), metrics, found["state"], best, found["belongs"], optimizer)
         return at, tensors
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise IntegrityFailure("it is not a whole checkpoint", where="checkpoint") from error

@@ -16,9 +16,8 @@ import torch
 from audit.conversation import Conversation
 from audit.errors import BadInput
 from train.checkpoints import Checkpoint, Store, restore, snapshot
-from train.data.limits import check_lengths
 from train.data.mix import as_turns, divided, staged
-from train.data.rows import packed_row, shared_row
+from train.data.samples import Sample, samples_of
 from train.distributed import join
 from train.heldout import Watch
 from train.lora import attach, pack
@@ -30,7 +29,7 @@ from train.probe import Asked, exact_matches, questions_of
 from train.recompute import recomputing
 from train.schedule import Planned, planned
 from train.sft_config import SftConfig
-from train.step import Learner, Sample, loss_over
+from train.step import Learner, loss_over
 
 __all__ = ["MEASURED", "SftConfig", "Trained", "rows_of", "run_sft"]
 MEASURED = ("seconds", "tokens_per_second", "peak_mb")
@@ -148,30 +147,8 @@ def rows_of(
     features: Features,
     tell: Callable[[str], None] = lambda what: None,
 ) -> list[Sample]:
-    """One row an image set, with the records in it; conversations without images are packed into rows of their own.
-
-    Args:
-        tell: told how many conversations have nothing to learn.
-    Raises: BadInput where conversations are longer than the model's context.
-    """
-    groups: dict[tuple[str, ...], list[Conversation]] = {}
-    for talk in conversations:
-        groups.setdefault(talk.images or (f"text {talk.id}",), []).append(talk)
-    rows, lengths, empty = [], [], 0
-    for group in groups.values():
-        encoded = [
-            loaded.encoder.encode(t, [features.grid(i) for i in t.images], t.kind == "synthesizer") for t in group
-        ]
-        lengths += [(t, len(e.ids)) for t, e in zip(group, encoded, strict=True)]
-        kept = [e for e in encoded if e.learned[1:].any()]
-        empty += len(encoded) - len(kept)
-        if kept:
-            records = tuple(sorted({t.record for t in group if t.record}))
-            rows.append((shared_row(kept) if group[0].images else packed_row(kept), records))
-    check_lengths(lengths, loaded.model.config)
-    if empty:
-        tell(f"{empty} of {len(conversations)} conversations have nothing to learn and are left out")
-    return rows
+    """See `samples_of`."""
+    return samples_of(loaded.encoder, conversations, features.grid, loaded.model.config, tell)
 
 
 def _material(
@@ -233,10 +210,13 @@ def _step(
 
 
 def _measure(learner: Learner, watch: Watch, material: _Material, step: int, row: dict[str, float]) -> None:
-    """Measure the held-out part where it is due, and always after the last step."""
-    config, last = learner.config, step + 1 == len(material.plan)
+    """Measure the held-out part where it is due, and always after the last step.
+
+    Processes round differently, and must not disagree about the end: what they go by is the mean of what each measured.
+    """
+    config, last, team = learner.config, step + 1 == len(material.plan), learner.team
     if material.held and (last or (step + 1) % config.evaluate_every == 0):
-        row["held_loss"] = loss_over(learner, material.held)
+        row["held_loss"] = team.summed(loss_over(learner, material.held), learner.loaded.device) / team.size
         watch.see(row["held_loss"], step, learner.model)
     if material.questions and (last or (step + 1) % config.probe_every == 0):
         row["held_exact"] = exact_matches(learner.loaded, learner.model, learner.features, material.questions)

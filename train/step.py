@@ -9,6 +9,7 @@ import torch
 
 from audit.errors import BadInput
 from train.data.rows import Batch, Row, collate
+from train.data.samples import Sample
 from train.distributed import ALONE, Team
 from train.loss import answer_loss, token_weights
 from train.memory import Fitting
@@ -18,9 +19,6 @@ from train.models.loading import Loaded
 from train.noise import noisy
 from train.optimizers import optimizer_of
 from train.sft_config import SftConfig
-
-Sample = tuple[Row, tuple[str, ...]]
-"""A row and the records in it."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import click
 
 from appliance.cli.lazy import Entry, LazyGroup
 from appliance.cli.output import emit, json_option
+from appliance.cli.told import shown, told
 from appliance.settings import Settings
 
 if TYPE_CHECKING:
@@ -68,20 +69,20 @@ def show(settings: Settings, table: str, as_toml: bool) -> None:
 
     found = table_of(table)
     if as_toml and not settings.as_json:
-        click.echo(found.text, nl=False)
+        click.echo(shown(found.text), nl=False)
         return
     data = {"name": found.name, "title": found.title, "asks": found.asks, "transforms": [_data(r) for r in found.rules]}
     lines = [f"{found.name}: {found.title}", f"questions ask for: {', '.join(found.asks) or 'no position'}"]
     alike: dict[Any, list[Rule]] = {}
     for rule in found.rules:
         alike.setdefault((rule.swap, rule.gates, rule.force), []).append(rule)
-    emit(settings, data, "\n".join([*lines, *(line for rules in alike.values() for line in _lines(rules))]))
+    emit(settings, data, shown("\n".join([*lines, *(line for rules in alike.values() for line in _lines(rules))])))
 
 
 @click.command()
 @_TABLE
-@click.option("--question", default="", help="A question to try the table on.")
-@click.option("--answer", default="", help="An answer to try with it.")
+@click.option("--question", default="", help="A question to try the table on; - reads a line of standard input.")
+@click.option("--answer", default="", help="An answer to try with it; - reads what is left of standard input.")
 @json_option
 @click.pass_obj
 def check(settings: Settings, table: str, question: str, answer: str) -> None:
@@ -89,18 +90,22 @@ def check(settings: Settings, table: str, question: str, answer: str) -> None:
 
     Swapped: asked of the transformed picture with its words exchanged. Kept: asked as it stands. Gated: left out of the
     constraint. A model's tokenizer can leave out more: words that are not one token each. Needs no appliance.
+    A command line can be seen by others on this machine: give what is a patient's on standard input, with a dash.
 
     \b
     Examples:
       cloche domains check our-chest.toml
       cloche domains check brain-mri --question "Is the lesion on the left?"
       cloche domains check retina --question "Which eye is it?" --answer "OD" --json
+      cloche domains check brain-mri --question - --answer -
     """
     from dataclasses import asdict
 
+    from audit.printable import printable
     from train.rl.table import table_of
 
     found = table_of(table)
+    question, answer = told(question, answer)
     data: dict[str, Any] = {"name": found.name, "forced": found.forced, "transforms": len(found.rules)}
     lines = [f"{found.name}: the table is well, {len(found.rules)} transforms"]
     if found.forced:
@@ -112,7 +117,7 @@ def check(settings: Settings, table: str, question: str, answer: str) -> None:
             lines.append(f"{name:14} {one.outcome:8} {one.why}")
             if one.outcome == "swapped":
                 lines += [f"{'':23} {text}" for text in (one.question, one.answer) if text]
-    emit(settings, data, "\n".join(lines))
+    emit(settings, data, "\n".join(printable(line) for line in lines))
 
 
 def _data(rule: "Rule") -> dict[str, Any]:

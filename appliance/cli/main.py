@@ -41,7 +41,7 @@ COMMANDS: dict[str, Entry] = {
     "records": Entry("appliance.cli.records:records", STEWARD, "List the records; enter consent; link identities."),
     "synth": Entry("appliance.cli.steward:synth", STEWARD, "Turn captions into questions and answers."),
     "train": Entry("appliance.cli.train:train", STEWARD, "Teach a model the records (single-stage QLoRA)."),
-    "align": Entry("appliance.cli.steward:align", STEWARD, "Align the trained model by rewards (GRPO)."),
+    "align": Entry("appliance.cli.align:align", STEWARD, "Align the trained model by rewards (GRPO)."),
     "rewards": Entry("appliance.cli.rewards:rewards", STEWARD, "Say what rewards and domain rules pay for."),
     "domains": Entry("appliance.cli.domains:domains", STEWARD, "Say which transforms keep a domain's answers right."),
     "evaluate": Entry("appliance.cli.steward:evaluate", STEWARD, "Measure a model on held-out patients."),

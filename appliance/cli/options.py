@@ -55,19 +55,16 @@ def _kind(annotation: ast.expr) -> tuple[str, tuple[str, ...]]:
     return ast.unparse(annotation).partition(" ")[0], ()
 
 
-def options(
-    fields: list[Field], names: Mapping[str, str], skip: frozenset[str] = frozenset()
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def options(fields: list[Field], names: Mapping[str, str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A decorator that adds one option a field.
 
     Args:
         names: field to option where they differ, such as ``patience`` to ``early-stop``.
-        skip: fields that get none.
     """
     kinds: dict[str, Any] = {"int": click.INT, "float": click.FLOAT, "str": click.STRING}
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
-        for one in reversed([f for f in fields if f.name not in skip]):
+        for one in reversed(fields):
             option = f"--{names.get(one.name, one.name).replace('_', '-')}"
             told: dict[str, Any] = {"default": one.default, "show_default": True, "help": one.says}
             if one.kind == "bool":
@@ -80,11 +77,12 @@ def options(
     return add
 
 
-def values_in(path: Path, known: Mapping[str, str]) -> dict[str, Any]:
+def values_in(path: Path, known: Mapping[str, str], lists: frozenset[str] = frozenset()) -> dict[str, Any]:
     """The settings of a saved TOML file, by the command's parameter names.
 
     Args:
         known: key in the file to parameter.
+        lists: parameters that may be given several times.
     Raises:
         BadInput: the file is no TOML, or has a key that the command does not know; the nearest is named.
     """
@@ -109,15 +107,44 @@ def values_in(path: Path, known: Mapping[str, str]) -> dict[str, Any]:
         if key not in known:
             near = get_close_matches(key, known, 1, 0.0)
             raise BadInput(
-                f"there is no setting {key!r}; the nearest is {near[0]!r}", where=str(path), hint="cloche train --help"
+                f"there is no setting {key!r}; the nearest is {near[0]!r}",
+                where=str(path),
+                hint="cloche runs show --help",
             )
-        if isinstance(value, dict | list):
-            raise BadInput(f"the setting {key!r} is one plain value", where=str(path), hint="cloche train --help")
+        if isinstance(value, dict) or (isinstance(value, list) and known[key] not in lists):
+            raise BadInput(f"the setting {key!r} is one plain value", where=str(path), hint="cloche runs show --help")
     return {known[key]: value for key, value in found.items()}
 
 
 def as_toml(values: Mapping[str, Any]) -> str:
-    """Plain values as TOML, one a line."""
+    """Plain values as TOML, one a line; what is None is left out, as TOML has no word for it."""
     import json
 
-    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+    return "".join(f"{k} = {json.dumps(v, ensure_ascii=False)}\n" for k, v in values.items() if v is not None)
+
+
+def resumed(ctx: click.Context, saved: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """An interrupted run's settings; what was typed must not contradict them.
+
+    Args:
+        saved: the run's settings by parameter.
+        given: this command line's.
+    Raises: BadInput naming the setting that is another one.
+    """
+    from audit.errors import BadInput
+
+    for name, value in saved.items():
+        if was_typed(ctx, name) and given.get(name) != value:
+            raise BadInput(
+                f"the interrupted run has {name} = {value}, not {given[name]}",
+                where="--resume",
+                hint="leave the setting out to go on with that run; leave --resume out to begin another",
+            )
+    return {name: value for name, value in saved.items() if name in given}
+
+
+def was_typed(ctx: click.Context, name: str) -> bool:
+    """Whether a parameter stands on the command line or in the file of --config."""
+    from click.core import ParameterSource
+
+    return ctx.get_parameter_source(name) in (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)

@@ -7,6 +7,7 @@ import click
 
 from appliance.cli.lazy import Entry, LazyGroup
 from appliance.cli.output import emit, json_option
+from appliance.cli.told import told
 from appliance.settings import Settings
 
 _HEADING = "Commands"
@@ -16,8 +17,6 @@ COMMANDS: dict[str, Entry] = {
     "check": Entry("appliance.cli.rewards:check", _HEADING, "Read a rules file and say its rules as sentences."),
 }
 """What can be done about rewards."""
-_MOST = 1 << 20
-"""Characters of standard input that are read."""
 
 
 @click.command(cls=LazyGroup, contents=COMMANDS)
@@ -69,7 +68,7 @@ def try_(
     from train.rl.rewards import Case, combined
     from train.rl.rules.file import read_rules
 
-    question, reference, answer = _read(question, reference, answer)
+    question, reference, answer = told(question, reference, answer)
     case = Case(question, reference, answer)
     chosen = combined(specs or ("exact", "closed", "token_f1", "rouge_l", "number", "brevity")).rewards
     if file is not None:
@@ -111,20 +110,3 @@ def check(settings: Settings, file: Path) -> None:
         lines.append(f"  {r.name}: {r.told()}{asked}{'; because ' + r.because if r.because else ''}")
     data = {"title": found.title, "reviewed_by": found.reviewed_by, "rules": rows}
     emit(settings, data, "\n".join(printable(line) for line in lines))
-
-
-def _read(question: str, reference: str, answer: str) -> tuple[str, str, str]:
-    """The three texts; those that are a dash come from standard input, in this order, the answer last."""
-    if "-" not in (question, reference, answer):
-        return question, reference, answer
-    from audit.errors import BadInput
-
-    try:
-        told = click.get_text_stream("stdin", encoding="utf-8", errors="strict")
-        if question == "-":
-            question = told.readline(_MOST).strip()
-        if reference == "-":
-            reference = told.readline(_MOST).strip()
-        return question, reference, told.read(_MOST) if answer == "-" else answer
-    except UnicodeDecodeError:
-        raise BadInput("standard input is no text in UTF-8", where="-", hint="give UTF-8 text") from None

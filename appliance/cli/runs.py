@@ -15,6 +15,7 @@ COMMANDS = {
     "show": Entry("appliance.cli.runs:show", "Commands", "Show a run: settings, data, figures, model."),
     "compare": Entry("appliance.cli.runs:compare", "Commands", "Say how two runs differ, in settings and figures."),
     "plot": Entry("appliance.cli.runs:plot", "Commands", "Draw the curves of runs on one axis."),
+    "answers": Entry("appliance.cli.runs:answers", "Commands", "Read what a policy answered, and its rewards."),
 }
 
 
@@ -72,7 +73,12 @@ def _list(settings: Settings) -> None:
 
 @click.command()
 @click.argument("run_id", metavar="RUN")
-@click.option("--config", "as_config", is_flag=True, help="Print its settings as TOML for `cloche train --config`.")
+@click.option(
+    "--config",
+    "as_config",
+    is_flag=True,
+    help="Print its settings as TOML, for --config of `cloche train` or `align`.",
+)
 @json_option
 @click.pass_obj
 def show(settings: Settings, run_id: str, as_config: bool) -> None:
@@ -93,7 +99,7 @@ def show(settings: Settings, run_id: str, as_config: bool) -> None:
             from appliance.jobs.saved import settings_of
 
             found = settings_of(run)
-            emit(settings, found, f"# {run.id}: cloche train --config run.toml\n{as_toml(found)}".rstrip())
+            emit(settings, found, f"# {run.id}: cloche {run.kind} --config run.toml\n{as_toml(found)}".rstrip())
             return
         metrics = metrics_of(desk, run)
         data = about(desk, run, metrics)
@@ -212,3 +218,41 @@ def plot(settings: Settings, names: tuple[str, ...], metric: str | None, out: Pa
 
 def _said(value: Any) -> str:
     return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+@click.command()
+@click.argument("run_id", metavar="RUN")
+@click.option("--step", type=click.IntRange(1), help="Only this step's; default: the last one's.")
+@click.option("--all", "every", is_flag=True, help="Every step's.")
+@json_option
+@click.pass_obj
+def answers(settings: Settings, run_id: str, step: int | None, every: bool) -> None:
+    """Read what the policy answered in a run of alignment, with what each answer earned: cheats are found here first.
+
+    The questions and answers are about records; they are shown to you, and the log says so.
+
+    \b
+    Examples:
+      cloche runs answers run-4f8a21c0de
+      cloche runs answers run-4f8a21c0de --step 3
+      cloche runs answers run-4f8a21c0de --all --json
+    """
+    from appliance.jobs.completions import completions_of
+    from audit.errors import BadInput
+    from audit.printable import printable
+
+    with open_vault(settings, "steward") as opened, desk_of(opened, "runs") as desk:
+        run = desk.vault.catalogue.run(run_id)
+        rows = list(completions_of(desk, run))
+    last = rows[-1]["step"] if rows else 0
+    wanted = [r for r in rows if every or r["step"] == (last if step is None else step - 1)]
+    if not wanted:
+        raise BadInput(f"{run_id} has no answers of that step", where="runs answers", hint=f"cloche runs show {run_id}")
+    lines = []
+    for row in wanted:
+        taught = "" if row["kept"] else ", replaced: all earned the same"
+        lines.append(f"step {row['step'] + 1}, {row['record']}{taught}\n  asked   {row['asked']}")
+        lines.append(f"  wanted  {row['wanted']}" + (f"\n  given   {row['given']}" if row["given"] else ""))
+        for said, reward, advantage in zip(row["said"], row["rewards"], row["advantages"], strict=True):
+            lines.append(f"  {reward:6.3f} {advantage:+6.2f}  {said}")
+    emit(settings, wanted, "\n".join(printable(one) for line in lines for one in line.split("\n")))

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import click
 
-from appliance.cli.desk import CACHE, DRY, MODEL, desk_of
+from appliance.cli.desk import DRY, MODEL, desk_of
 from appliance.cli.output import emit, json_option
-from appliance.jobs.defaults import ALIGNMENT_STEPS
 from appliance.settings import Settings, open_vault, read_passphrase
 from appliance.starter.where import STARTER
 
@@ -114,63 +113,6 @@ def synth(
         f"{run.id}: {figures['tasks']} tasks from {figures['pairs']} images\n"
         + "\n".join(f"  {k:16} {v}" for k, v in figures["reasons"].items())
         + "\nnext: cloche train",
-    )
-
-
-@click.command()
-@MODEL
-@click.option("--steps", type=click.IntRange(1), default=ALIGNMENT_STEPS, show_default=True, help="Optimizer steps.")
-@click.option("--group", type=click.IntRange(2), default=8, show_default=True, help="Completions a prompt, G.")
-@click.option(
-    "--mirror/--no-mirror",
-    default=True,
-    show_default=True,
-    help="Hold answers to the mirrored image's, left and right swapped.",
-)
-@CACHE
-@DRY
-@json_option
-@click.pass_obj
-def align(
-    settings: Settings,
-    model_dir: Path,
-    steps: int,
-    group: int,
-    mirror: bool,
-    feature_cache_gb: float,
-    dry_run: bool,
-) -> None:
-    """Align the trained model by rewards: GRPO on the kept triplets' short answers, with the mirror constraint.
-
-    \b
-    Examples:
-      cloche align
-      cloche align --steps 100 --no-mirror
-    """
-    from appliance.jobs.common import latest
-    from appliance.jobs.learn import align as run_align
-    from train.models.directory import check_directory
-    from train.rl.grpo import GrpoConfig
-
-    config = GrpoConfig(steps=steps, group=group)
-    with open_vault(settings, "steward") as opened, desk_of(opened, "aligning") as desk:
-        check_directory(model_dir)
-        if dry_run:
-            prompts, trained = latest(desk, "synth").result["reasons"].get("kept", 0), latest(desk, "train")
-            rollouts = steps * config.prompts * group
-            emit(
-                settings,
-                {"adapter": trained.result["adapter"], "prompts": prompts, "steps": steps, "completions": rollouts},
-                f"would take {steps} steps and write {rollouts} completions to prompts out of {prompts}, "
-                f"on the adapter of {trained.id}",
-            )
-            return
-        run = run_align(desk, model_dir, config, mirror, feature_cache_gb)
-    emit(
-        settings,
-        {"run": run.id, **run.result},
-        f"{run.id}: {run.result['steps']} steps, reward {run.result['last'].get('reward', 0):.2f}, "
-        f"model {run.result['model']}\nnext: cloche export",
     )
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from appliance.cli.desk import CACHE, DRY, MODEL, desk_of
-from appliance.cli.options import fields_of, options, values_in
+from appliance.cli.options import fields_of, options, resumed, values_in
 from appliance.cli.output import emit, json_option
 from appliance.jobs.defaults import REHEARSED
 from appliance.settings import Settings, open_vault
@@ -89,13 +88,14 @@ def train(ctx: click.Context, /, model_dir: Path, resume: bool, yes: bool, dry_r
 
     settings: Settings = ctx.obj
     with open_vault(settings, "steward") as opened, desk_of(opened, "training") as desk:
-        if resume:
-            given |= _resumed(ctx, settings_of(interrupted(desk)), given)
-        _check_base(model_dir, given.pop("base"))
+        going_on = interrupted(desk, "train") if resume else None
+        if going_on:
+            given |= resumed(ctx, settings_of(going_on), given)
+        check_base(model_dir, given.pop("base"))
         rehearse, precision, budget = (given.pop(k) for k in ("rehearse", "precision", "max_visual_tokens"))
         feature_cache_gb = given.pop("feature_cache_gb")
         config = _config(given)
-        planned = plan(desk, model_dir, config, rehearse, precision, budget)
+        planned = plan(desk, model_dir, config, rehearse, precision, budget, feature_cache_gb)
         if dry_run:
             first = f"would take {planned.steps:,} steps; nothing is done\n"
             notes = "".join(f"\nbeware: {reason}; it needs --yes" for reason in planned.reasons)
@@ -104,16 +104,20 @@ def train(ctx: click.Context, /, model_dir: Path, resume: bool, yes: bool, dry_r
         desk.tell(planned.short())
         if planned.reasons and not yes and sys.stdin.isatty():
             yes = click.confirm(f"{'; '.join(planned.reasons)}. Begin?", err=True)
-        asked(planned, yes)
-        run = learn(desk, model_dir, config, rehearse, precision, budget, feature_cache_gb)
+        asked(planned.reasons, yes, "cloche train --yes")
+        run = learn(desk, model_dir, config, rehearse, precision, budget, feature_cache_gb, going_on)
     if not here().first:
         return  # of several processes one speaks
     emit(
         settings,
         {"run": run.id, **run.result},
-        f"{run.id}: {run.result['steps']} steps, loss {run.result['last'].get('loss', 0):.3f}, "
+        f"{run.id}: {run.result['steps']} steps, {_last(run.result['last'])}, "
         f"model {run.result['model']}\nnext: cloche align, or cloche export",
     )
+
+
+def _last(metrics: Mapping[str, float]) -> str:
+    return f"loss {metrics['loss']:.3f}" if "loss" in metrics else "the last of them skipped"
 
 
 def _config(given: Mapping[str, Any]) -> Any:
@@ -127,23 +131,8 @@ def _config(given: Mapping[str, Any]) -> Any:
     return SftConfig(**{one.name: given[one.name] for one in SFT}, lora=LoraConfig(**shape, alpha=whole))
 
 
-def _resumed(ctx: click.Context, saved: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The interrupted run's settings; what was typed must not contradict them."""
-    from audit.errors import BadInput
-
-    for name, value in saved.items():
-        typed = ctx.get_parameter_source(name) in (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
-        if typed and given.get(name) != value:
-            raise BadInput(
-                f"the interrupted run has {name} = {value}, not {given[name]}",
-                where="--resume",
-                hint="leave the setting out to go on with that run; leave --resume out to begin another",
-            )
-    known = {name: value for name, value in saved.items() if name in given}
-    return {"precision": "nf4", "max_visual_tokens": None, **known}
-
-
-def _check_base(model_dir: Path, wanted: str | None) -> None:
+def check_base(model_dir: Path, wanted: str | None) -> None:
+    """Refuse a directory that is no model, or another one than is wanted."""
     from audit.errors import Refused
     from train.gguf.files import digest_of
     from train.models.directory import check_directory

@@ -21,10 +21,11 @@ from appliance.demo.hospital.questions import Question
 from appliance.demo.page import Asked
 from appliance.demo.telling import Runs, tell
 from appliance.intake.ingest import ingest
+from appliance.jobs.align import AlignSettings, align
 from appliance.jobs.common import Desk
 from appliance.jobs.defaults import ALIGNMENT_STEPS, REHEARSED
 from appliance.jobs.export import ExportConfig, export
-from appliance.jobs.learn import align, train
+from appliance.jobs.learn import train
 from appliance.jobs.measure import Gates, measure, sign_candidate
 from appliance.jobs.questions import general, opener, prompts_of, read_questions, sources_of
 from appliance.jobs.synthesise import Writers, synthesise
@@ -69,7 +70,10 @@ def run_demo(config: DemoConfig, stage: Stage, say: Callable[[str], None]) -> di
                 rehearse=24 if config.fast else REHEARSED,
             )
         with stage("GRPO with the mirror constraint") as progress:
-            aligned = align(dataclasses.replace(desk, progress=progress), config.model, grpo_config(config.fast))
+            constrained = AlignSettings(domain="brain-mri")
+            aligned = align(
+                dataclasses.replace(desk, progress=progress), config.model, grpo_config(config.fast), constrained
+            )
         family = family_of(config.model)
         with stage("merging, GGUF, parity") as progress:
             prompts = prompts_of(desk, held, family.fitted, 12 if config.fast else 200)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from appliance.jobs.common import RESEARCH, Desk, as_config, begin, finish, latest_adapter, origin_of
 from appliance.jobs.workdir import workdir
-from audit.errors import GateFailed
+from audit.errors import GateFailed, Refused
 from audit.models import store_model
 from audit.rows import NewObject, Run
 from train.evaluation.answerers import logits_of
@@ -47,8 +47,15 @@ def export(desk: Desk, model_dir: Path, config: ExportConfig, prompts: Sequence[
         prompts: questions with images, fitted, that the GGUF and transformers are compared by.
     Raises:
         BadInput: no adapter. GateFailed: the GGUF does not agree with the merged model.
+        Refused: the adapter is a control of an experiment.
     """
     adapter = latest_adapter(desk)
+    if control := adapter.note.get("control"):
+        raise Refused(
+            f"{adapter.id} is for an experiment only: {control}",
+            where="export",
+            hint="cloche align with another table, or none, makes one that may be released",
+        )
     run = begin(
         desk,
         "export",
@@ -77,7 +84,7 @@ def export(desk: Desk, model_dir: Path, config: ExportConfig, prompts: Sequence[
         quantise(base.text, small_base, config.quantisation)
         came = origin_of(desk, run, adapter.note["base"]) | {"adapter": adapter.note["sha256"], "learned": adapter.run}
         stamp(small, small, {f"cloche.{key}": fact for key, fact in came.items()})
-        merged = load(work / "merged", "fp32", "cpu")
+        merged = load(work / "merged", "fp32", "cpu", adapter.note.get("max_visual_tokens"))
         reference = logits_of(merged)
         parity: dict[str, Parity] = {}
         for at, (kind, file) in enumerate((("F16", full.text), (config.quantisation, small)), 3):

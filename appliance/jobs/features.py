@@ -9,7 +9,7 @@ itself has written stays: it reads its images over and over, so the one read lon
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -21,9 +21,11 @@ from audit.conversation import Conversation
 from audit.errors import BadInput, EnvironmentProblem, IntegrityFailure
 from audit.opened import Opened
 from audit.rows import NewObject, Run, StoredObject
+from train.data.mix import divided, staged
 from train.models.family import Family, Grid
 from train.rl.grpo import GrpoConfig, Prompt
 from train.rl.views import original
+from train.sft_config import SftConfig
 
 KIND = "features"
 """Kind of the objects."""
@@ -233,10 +235,26 @@ class FeatureCache:
         self._desk.tell(f"features are kept in memory only from here on: {error}")
 
 
-def uses_in_training(conversations: Iterable[Conversation], epochs: int) -> Counter[str]:
-    """How often training will use each image: once a row and epoch; conversations about the same images share a row."""
-    rows = {talk.images for talk in conversations}
-    return Counter({image: count * epochs for image, count in Counter(i for r in rows for i in set(r)).items()})
+def uses_in_run(
+    conversations: Sequence[Conversation], config: SftConfig, groups: Mapping[str, str] | None = None
+) -> Counter[str]:
+    """How often a run will use each image: once an epoch of a stage that learns it, or a measurement if it is held out.
+
+    Args:
+        conversations: all that it is given, those about drawn pictures too: the held-out part is drawn from all.
+        groups: record to patient, as `run_sft` takes it.
+    Raises: BadInput as `run_sft` does, where nothing can be held out or a stage would be empty.
+    """
+    learned, held = divided(conversations, config.held_out, config.seed, groups)
+    stages = staged(learned, config.stages)
+    rows = [len({talk.images or talk.id for talk in talks}) for talks in stages]
+    steps = sum(config.epochs * -(-n // config.rows_per_step) for n in rows)
+    looks = sum(-(-steps // every) for every in (config.evaluate_every, config.probe_every) if every)
+    found: Counter[str] = Counter()
+    for talks, times in (*((talks, config.epochs) for talks in stages), (held, looks)):
+        for images in {talk.images for talk in talks}:
+            found.update(dict.fromkeys(images, times))
+    return found
 
 
 def uses_in_alignment(prompts: Sequence[Prompt], config: GrpoConfig, suffixes: Sequence[str] = ()) -> Counter[str]:
@@ -271,15 +289,15 @@ class CachePlan:
     def sentence(self) -> str:
         """For a person."""
         if not self.budget:
-            return "features on disk: none, they are kept in memory only"
+            return "none, they are kept in memory only"
         if not self.images:
-            return "features on disk: none, each image is used once"
+            return "none, each image is used once"
         size = f"{self.images:,} images of {self.bytes_an_image / 1e6:,.2f} MB, {self.total / 1e9:,.2f} GB"
         budget = f"{self.budget / 1e9:,.2f} GB"
         if self.total <= self.budget:
-            return f"features on disk: {size}, within the budget of {budget}"
+            return f"{size}, within the budget of {budget}"
         fit = self.budget // max(1, self.bytes_an_image)
-        return f"features on disk: {size}; {fit:,} of them fit into the budget of {budget} (--feature-cache-gb)"
+        return f"{size}; {fit:,} of them fit into the budget of {budget} (--feature-cache-gb)"
 
 
 def cache_plan(

@@ -18,17 +18,20 @@ ALIGNMENT = (
     ("Reward", ("reward", "similarity", "held_exact"), "mean"),
     ("Groups whose completions all earned the same", ("zero_std_share", "zero_std"), "share of groups"),
     ("Entropy of the policy", ("entropy",), "nats a token"),
-    ("KL to the policy before", ("kl",), "nats a token"),
+    ("KL to the base without adapter", ("kl",), "nats a token"),
     ("Length of completions", ("length",), "tokens"),
     ("Completions cut off", ("clipped",), "share"),
+    ("Tokens whose ratio was clipped", ("clipped_low", "clipped_high"), "share"),
     (
         "Curriculum",
-        ("progress", "prefix_share", "threshold", "difficulty_target", "difficulty"),
-        "progress, share shown, threshold, difficulty",
+        ("progress", "prefix_share", "threshold", "difficulty_target", "weight"),
+        "progress, share shown, threshold, difficulty due, weight",
     ),
+    ("Likelihood of the given prefix", ("prefix_nll",), "nats a token"),
     ("Domain constraint", ("domain_kl", "domain_js"), "KL in nats, JS in bits"),
+    ("Speed", ("tokens_per_second",), "tokens a second"),
 )
-"""What is drawn of an alignment: title, metrics, unit."""
+"""What is drawn of an alignment beside its rewards: title, metrics, unit."""
 
 
 def metrics_of(desk: Desk, run: Run) -> Metrics:
@@ -61,7 +64,9 @@ def panels_of(runs: Sequence[Run], several: Sequence[Metrics]) -> list[Panel]:
     A curve is called by its metric, and by its run too where there are several runs.
     """
     panels = []
-    for title, metrics, unit in ALIGNMENT:
+    parts = sorted({key for rows in several for row in rows for key in row if key.endswith(("/mean", "/std"))})
+    spread = ("Each reward and its spread in a group", ("reward_std", *parts), "mean and standard deviation")
+    for title, metrics, unit in (*ALIGNMENT[:1], spread, *ALIGNMENT[1:]):
         curves = []
         for metric in metrics:
             for run, rows in zip(runs, several, strict=True):
@@ -84,7 +89,8 @@ def summary(metrics: Metrics) -> dict[str, float]:
             best = min(values) if "loss" in name else max(values)
             found |= {f"{name}_first": values[0], f"{name}_last": values[-1], f"{name}_best": best}
     spent = sum(row.get("seconds", 0.0) for row in metrics)
-    read = sum(row.get("all_tokens", row.get("tokens", 0)) for row in metrics)
+    rates = [row["tokens_per_second"] * row["seconds"] for row in metrics if "reward" in row and "seconds" in row]
+    read = sum(rates) if rates else sum(row.get("all_tokens", row.get("tokens", 0)) for row in metrics)
     found["seconds"] = spent
     if spent > 0 and read:
         found["tokens_per_second"] = read / spent

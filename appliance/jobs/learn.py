@@ -1,9 +1,11 @@
-"""Stages: single-stage QLoRA, and GRPO on top of it."""
+"""The stage of single-stage QLoRA, and what every run that makes an adapter keeps."""
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from appliance.jobs.common import (
     RESEARCH,
@@ -16,26 +18,23 @@ from appliance.jobs.common import (
     images_in,
     latest,
     members_of,
+    objects_of_run,
     origin_of,
     root_of,
 )
 from appliance.jobs.defaults import FEATURE_CACHE_GB
-from appliance.jobs.features import FeatureCache, uses_in_alignment, uses_in_training
+from appliance.jobs.features import FeatureCache, uses_in_run
 from appliance.jobs.rehearsal import rehearsal
+from appliance.jobs.saved import same_data, same_run
 from appliance.jobs.steps import StepEvents
-from appliance.jobs.synthesise import conversations_of, triplets_of
-from audit.conversation import Turn
+from appliance.jobs.synthesise import conversations_of
 from audit.models import store_model
 from audit.rows import NewObject, Record, Run
-from synth.triplet import PRECISE
 from train.distributed import ALONE, Team, join
-from train.gguf.files import digest_of, digest_over, digests_of
+from train.gguf.files import digest_over, digests_of
 from train.lora import stamped
 from train.models.features import Features, features_key
 from train.models.loading import Precision, load
-from train.rl.domain import MIRRORED, Mirror
-from train.rl.grpo import Group, GrpoConfig, Prompt, run_grpo
-from train.rl.rewards.exact import Exact
 from train.sft import SftConfig, run_sft
 
 
@@ -47,6 +46,7 @@ def train(
     precision: Precision = "nf4",
     max_visual_tokens: int | None = None,
     feature_cache_gb: float = FEATURE_CACHE_GB,
+    resume: Run | None = None,
 ) -> Run:
     """Train an adapter on the newest synth run's conversations; goes on from its checkpoint where it was cut off.
 
@@ -58,9 +58,12 @@ def train(
         precision: how the language Linears are held.
         max_visual_tokens: budget an image; None is the family's own.
         feature_cache_gb: disk for the tower's outputs, in GB; the adapter is the same with any.
+        resume: the run to go on with and no other; its tasks are taken, newer ones or not.
+    Raises:
+        Refused: the settings or data would make another run than the one to go on with.
     """
     team = join()
-    source = latest(desk, "synth")
+    source = desk.vault.catalogue.run(str(resume.config["synth"])) if resume else latest(desk, "synth")
     conversations = str(source.result["conversations"])
     files = digests_of(model_dir)
     base = digest_over(files)
@@ -68,11 +71,14 @@ def train(
         config, synth=source.id, base=base, rehearse=rehearse, **loaded_as(precision, max_visual_tokens)
     )
     before = earlier(desk, "train", settings)
+    same_run(resume, settings, "cloche train")
     if before and before.state == "done":
+        VaultStore(desk, before).clear()
         return before
     talks = conversations_of(desk, source, "train")
     images = sorted({i for t in talks for i in t.images})
-    members = [conversations, *images, *members_of(_records(desk, (t.record for t in talks)))]
+    members = [conversations, *images, *members_of(records_in(desk, (t.record for t in talks)))]
+    same_data(resume, root_of(desk, members), "cloche train")
     begun = begin(desk, "train", settings, config.seed, root_of(desk, members), [conversations]) if team.first else None
     run = begun or desk.vault.catalogue.run(team.heard())
     if begun:
@@ -81,9 +87,10 @@ def train(
     loaded = load(model_dir, precision, max_visual_tokens=max_visual_tokens, digest=base)
     steps = StepEvents(desk, run, members, resumed=before == run)
     store = VaultStore(desk, run, steps.flush, config.keep_checkpoints)
-    cached = FeatureCache(desk, run, features_key(loaded), uses_in_training(talks, config.epochs), feature_cache_gb)
-    patients = {record.id: record.patient for record in _records(desk, (t.record for t in talks))}
-    with desk.vault.use([conversations, *images], RESEARCH, desk.actor, "train", _told(run, team)) as opened, cached:
+    patients = patients_of(desk, (t.record for t in talks))
+    uses = uses_in_run([*talks, *general], config, patients)
+    cached = FeatureCache(desk, run, features_key(loaded), uses, feature_cache_gb)
+    with desk.vault.use([conversations, *images], RESEARCH, desk.actor, "train", told(run, team)) as opened, cached:
         stored = images_in(opened)
         features = Features(loaded, lambda name: drawn[name] if name in drawn else stored(name), store=cached)
         trained = run_sft(
@@ -93,69 +100,9 @@ def train(
     parents = [conversations, *images]
     if not team.first:
         return desk.vault.catalogue.run(team.heard())
-    note = {"base": base, "parent": ""}
-    done = _keep(desk, run, store, trained.adapter, trained.metrics, parents, note, base_files=files)
+    done = keep(desk, run, store, trained, Kept(base, "", precision, max_visual_tokens), parents, {"base_files": files})
     team.say(done.id)
     return done
-
-
-def align(
-    desk: Desk, model_dir: Path, config: GrpoConfig, mirror: bool = True, feature_cache_gb: float = FEATURE_CACHE_GB
-) -> Run:
-    """Align the newest trained adapter on the kept triplets' short answers, with the mirror constraint.
-
-    Args:
-        feature_cache_gb: disk for the tower's outputs, in GB; the adapter is the same with any.
-    """
-    source, trained = latest(desk, "synth"), latest(desk, "train")
-    adapter_id, triplets = str(trained.result["adapter"]), str(source.result["triplets"])
-    settings = as_config(config, adapter=adapter_id, synth=source.id, base=digest_of(model_dir), mirror=mirror)
-    before = earlier(desk, "align", settings)
-    if before and before.state == "done":
-        return before
-    prompts = [
-        Prompt(t.image, (Turn("user", f"{PRECISE}\n{t.instruction}"),), t.precise, t.record)
-        for t in triplets_of(desk, source, "align")
-        if t.kept
-    ]
-    images = sorted({p.image for p in prompts})
-    members = [adapter_id, triplets, *images, *members_of(_records(desk, (p.record for p in prompts)))]
-    run = begin(desk, "align", settings, config.seed, root_of(desk, members), [adapter_id, triplets])
-    loaded = load(model_dir, "nf4")
-    kept, steps = Completions(), StepEvents(desk, run, members, resumed=before == run)
-    store = VaultStore(desk, run, steps.flush)
-
-    def taken(step: int, groups: Sequence[Group]) -> None:
-        steps.used(step, [g.prompt.record for g in groups])
-        kept.add(step, groups)
-
-    uses = uses_in_alignment(prompts, config, (MIRRORED,) if mirror else ())
-    cached = FeatureCache(desk, run, features_key(loaded), uses, feature_cache_gb)
-    with desk.vault.use([adapter_id, triplets, *images], RESEARCH, desk.actor, "align", _told(run)) as opened, cached:
-        aligned = run_grpo(
-            loaded,
-            opened.read(adapter_id),
-            prompts,
-            Features(loaded, images_in(opened), store=cached),
-            config,
-            [Exact()],
-            store,
-            [Mirror.of(loaded.tokenizer)] if mirror else [],
-            desk.progress,
-            taken,
-            tell=desk.tell,
-        )
-        steps.flush()
-    return _keep(
-        desk,
-        run,
-        store,
-        aligned.adapter,
-        aligned.metrics,
-        [adapter_id, triplets, *images],
-        {"base": loaded.digest, "parent": trained.result["model"]},
-        kept.lines,
-    )
 
 
 def loaded_as(precision: Precision, max_visual_tokens: int | None) -> dict[str, str | int]:
@@ -164,79 +111,102 @@ def loaded_as(precision: Precision, max_visual_tokens: int | None) -> dict[str, 
     return said | ({} if max_visual_tokens is None else {"max_visual_tokens": max_visual_tokens})
 
 
-def _records(desk: Desk, names: Iterable[str]) -> list[Record]:
+def loaded_so(run: Run) -> tuple[Precision, int | None]:
+    """How a run that made an adapter had loaded its model; `loaded_as` the other way round."""
+    return run.config.get("precision", "nf4"), run.config.get("max_visual_tokens")
+
+
+def patients_of(desk: Desk, names: Iterable[str]) -> dict[str, str]:
+    """Record to patient."""
+    return {record.id: record.patient for record in records_in(desk, names)}
+
+
+def records_in(desk: Desk, names: Iterable[str]) -> list[Record]:
     """The records of these ids, once each; a drawn picture's conversation has none."""
     return [desk.vault.catalogue.record(name) for name in sorted(set(names)) if name]
 
 
-def _told(run: Run, team: Team = ALONE) -> dict[str, str | int]:
+def told(run: Run, team: Team = ALONE) -> dict[str, str | int]:
     """What the event of a run's use says of the run, and of which of several processes."""
     return {"run": run.id, "manifest": run.manifest_root} | ({"process": team.rank} if team.size > 1 else {})
 
 
-class Completions:
-    """Every completion with its reward, for the encrypted log of a run."""
+class Outcome(Protocol):
+    """What a stage leaves: `train.sft.Trained`, `train.rl.grpo.Aligned`."""
 
-    def __init__(self) -> None:
-        self.lines: list[str] = []
+    @property
+    def adapter(self) -> bytes:
+        """As safetensors."""
 
-    def add(self, step: int, groups: Sequence[Group]) -> None:
-        """Note a step's groups."""
-        for g in groups:
-            row = {
-                "step": step,
-                "record": g.prompt.record,
-                "asked": g.prompt.turns[-1].text,
-                "wanted": g.prompt.reference,
-                "said": g.texts,
-                "rewards": g.rewards,
-                "scores": g.scores,
-                "advantages": g.advantages.tolist(),
-                "prefix": g.prefix,
-                "kept": g.kept,
-            }
-            self.lines.append(json.dumps(row))
+    @property
+    def metrics(self) -> Sequence[Mapping[str, float]]:
+        """One row a step."""
 
 
-def _keep(
+@dataclass(frozen=True)
+class Kept:
+    """What a model's entry says of how its adapter was made; later stages load the base in the same way."""
+
+    base: str
+    """Digest of the model directory."""
+    parent: str
+    """Model that went before; empty where none did."""
+    precision: Precision
+    """How the language Linears were held."""
+    max_visual_tokens: int | None
+    """Budget an image; None is the family's own."""
+    control: str = ""
+    """Why the model is for an experiment only and is not to be released; empty where it is not."""
+
+    def note(self) -> dict[str, str | int]:
+        """For the catalogue; what is as ever is left out."""
+        control = {"control": self.control} if self.control else {}
+        return {"base": self.base, **loaded_as(self.precision, self.max_visual_tokens), **control}
+
+
+def keep(
     desk: Desk,
     run: Run,
     store: VaultStore,
-    adapter: bytes,
-    metrics: Sequence[dict[str, float]],
+    outcome: Outcome,
+    kept: Kept,
     parents: Sequence[str],
-    note: dict[str, str],
-    completions: Sequence[str] = (),
-    base_files: Mapping[str, str] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> Run:
-    adapter = stamped(adapter, origin_of(desk, run, note["base"]))
-    new = [
-        NewObject("adapter", adapter, None, parents, {"run": run.id, "base": note["base"]}),
-        NewObject("metrics", "\n".join(json.dumps(m) for m in metrics).encode(), None, (), {"run": run.id}),
-    ]
-    if completions:
-        new.append(NewObject("completions", "\n".join(completions).encode(), None, parents, {"run": run.id}))
-    ids = desk.vault.put_many(new, actor=desk.actor, activity=run.kind)
-    model = store_model(
+    """Keep an adapter and its metrics, make a model of them, and close the run; what a cut-off try kept is taken.
+
+    Args:
+        parents: ids of the objects that the adapter comes from.
+        more: what the run's result says beside that.
+    """
+    metrics = outcome.metrics
+    ids = [o.id for kind in ("adapter", "metrics") for o in objects_of_run(desk, run, kind)]
+    if not ids:
+        adapter = stamped(outcome.adapter, origin_of(desk, run, kept.base))
+        note = {"run": run.id, "base": kept.base, "sha256": hashlib.sha256(adapter).hexdigest()}
+        new = [
+            NewObject("adapter", adapter, None, parents, note),
+            NewObject("metrics", "\n".join(json.dumps(m) for m in metrics).encode(), None, (), {"run": run.id}),
+        ]
+        ids = desk.vault.put_many(new, actor=desk.actor, activity=run.kind)
+    sha256 = desk.vault.catalogue.object(ids[0]).note["sha256"]
+    model = next((m for m in desk.vault.catalogue.models() if m.run == run.id), None) or store_model(
         desk.vault,
         "adapter",
         ids[:1],
         run,
         actor=desk.actor,
-        parent=note["parent"],
-        note={"base": note["base"], "sha256": hashlib.sha256(adapter).hexdigest()},
+        parent=kept.parent,
+        note={**kept.note(), "sha256": sha256},
     )
-    done = finish(
-        desk,
-        run,
-        {
-            "adapter": ids[0],
-            "metrics": ids[1],
-            "model": model.id,
-            "steps": len(metrics),
-            "last": metrics[-1] if metrics else {},
-            **({"base_files": dict(base_files)} if base_files else {}),
-        },
-    )
+    result = {
+        "adapter": ids[0],
+        "metrics": ids[1],
+        "model": model.id,
+        "steps": len(metrics),
+        "last": metrics[-1] if metrics else {},
+        **(more or {}),
+    }
+    done = finish(desk, run, result)
     store.clear()
     return done

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 
 from appliance.jobs.common import RESEARCH, Desk, images_in, latest
+from appliance.jobs.defaults import FEATURE_CACHE_GB
+from appliance.jobs.features import CachePlan, cache_plan, uses_in_run
 from appliance.jobs.rehearsal import rehearsal
 from appliance.jobs.synthesise import conversations_of
 from audit.conversation import Conversation
@@ -16,9 +18,12 @@ from audit.rows import Run
 from train.calibrate import measured
 from train.calibrate import seconds as seconds_of
 from train.data.encode import Encoder
+from train.data.samples import samples_of
 from train.estimate import How, Memory, Precision, Work, flops, memory
 from train.loss import tile_of
-from train.models.about import Known, known, patches
+from train.models.about import Known, known
+from train.models.devices import computed_in
+from train.models.directory import tokenizer_of
 from train.models.family import Grid
 from train.recompute import recomputes
 from train.sft_config import SftConfig
@@ -67,8 +72,8 @@ class TrainingPlan:
     """Estimated bytes, by part."""
     available: int
     """Bytes of memory that are free where it would run; 0 where unknown."""
-    feature_bytes: int
-    """Features of all images, as the cache would hold them."""
+    cache: CachePlan | None
+    """What features would take up on the disk; None where the tower learns, so that none can be kept."""
     seconds: float
     """Estimated time."""
     recomputes: bool
@@ -81,9 +86,8 @@ class TrainingPlan:
         """Why a person should think twice; empty where there is no reason."""
         found = []
         if self.device == "cpu" and (self.seconds > LONG_S or self.parameters > LARGE):
-            found.append(
-                f"there is no GPU, and {self.parameters / 1e9:.1f} billion parameters would take {_time(self)}"
-            )
+            size, time = f"{self.parameters / 1e9:.1f} billion parameters", in_time(self.seconds)
+            found.append(f"there is no GPU, and {size} would take {time}")
         if self.available and self.memory.peak > self.available:
             found.append(
                 f"it needs about {gib(self.memory.peak)} of memory and {gib(self.available)} are free: "
@@ -99,7 +103,7 @@ class TrainingPlan:
         """One line for a person."""
         return (
             f"plan: {self.steps} steps over {self.rows} rows, longest {self.tokens['longest']} tokens, about "
-            f"{_time(self)} and {gib(self.memory.peak)} on {self.device} (cloche train --dry-run says more)"
+            f"{in_time(self.seconds)} and {gib(self.memory.peak)} on {self.device} (cloche train --dry-run says more)"
         )
 
     def table(self) -> str:
@@ -118,8 +122,8 @@ class TrainingPlan:
             ("memory, about",
              gib(self.memory.peak) + (f" of {gib(self.available)} free" if self.available else "")),
             *((f"  {name}", gib(size)) for name, size in parts.items()),
-            ("features of all images", gib(self.feature_bytes)),
-            ("time, about", _time(self)),
+            ("features on disk", self.cache.sentence if self.cache else "none: the tower learns, too"),
+            ("time, about", in_time(self.seconds)),
             ("out of memory", OUT_OF_MEMORY),
         ]  # fmt: skip
         return "\n".join(f"{name:24}{said}" for name, said in rows)
@@ -135,6 +139,7 @@ def plan(
     rehearse: int,
     precision: Precision = "nf4",
     max_visual_tokens: int | None = None,
+    feature_cache_gb: float = FEATURE_CACHE_GB,
 ) -> TrainingPlan:
     """Plan a run on the newest synthetic tasks. Opens the conversations and some images, which the log says."""
     source = latest(desk, "synth")
@@ -145,15 +150,18 @@ def plan(
     lengths = _lengths(of, talks, grids)
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
     recompute = recomputes(config.gradient_checkpointing, torch.device(device), of.parts.total)
-    how = How(precision, device, config.lora.rank, config.optimizer, recompute)
-    each_visual = [of.family.visual_tokens(grid) for grid in grids.values()]
+    vision = config.lora.vision
+    how = How(precision, device, config.lora.rank, config.optimizer, recompute, of.stored_in_bf16, vision)
     rows = [(t, n) for t, n, _ in lengths]
     stages = 2 if config.stages == "two" else 1
     kept = max(1, round(len(rows) * (1 - config.held_out)))
     steps = config.epochs * max(1, -(-kept // config.rows_per_step))
-    work = _largest(of, rows, grids, config, how)
-    spent = flops(of.parts, of.shape, rows, sum(patches(of.family, n) for n in each_visual), config.epochs, recompute)
-    compute = torch.float32 if how.compute == 4 else torch.bfloat16
+    patients = {name: desk.vault.catalogue.record(name).patient for name in {t.record for t in talks if t.record}}
+    uses = {name: n for name, n in uses_in_run(talks, config, patients).items() if name not in drawn}
+    work = _largest(of, rows, talks, grids, config, how)
+    patches = sum(map(of.family.tower_patches, grids.values()))
+    spent = flops(of.parts, of.shape, rows, patches, config.epochs, recompute, vision)
+    compute = computed_in(precision, device, of.stored_in_bf16)
     speed = measured(of.shape, precision, torch.device(device), compute)
     passes = (3 if recompute else 2) * config.epochs * -(-kept // min(config.micro_rows, config.rows_per_step))
     ordered = sorted(t for t, _ in rows)
@@ -177,18 +185,18 @@ def plan(
         warmup_steps=stages * max(1, int(steps * config.warmup)),
         checkpoints=(steps * stages - 1) // config.checkpoint_every,
         memory=memory(of.parts, of.shape, work, how),
-        available=_available(device),
-        feature_bytes=_feature_bytes(of, grids, how),
+        available=available(device),
+        cache=None if vision else cache_plan(of.family, of.shape.hidden, grids, uses, feature_cache_gb, how.compute),
         seconds=seconds_of(spent, speed, of.parts.in_linears, passes),
         recomputes=recompute,
         micro_rows=config.micro_rows,
     )
 
 
-def asked(found: TrainingPlan, yes: bool, command: str = "cloche train --yes") -> None:
+def asked(reasons: Sequence[str], yes: bool, command: str) -> None:
     """Refuse a run that needs a person's word and has none."""
-    if found.reasons and not yes:
-        raise Refused("; ".join(found.reasons), where="the plan", hint=f"{command}, with the same settings, to do it")
+    if reasons and not yes:
+        raise Refused("; ".join(reasons), where="the plan", hint=f"{command}, with the same settings, to do it")
 
 
 def _grids(desk: Desk, of: Known, source: Run, talks: Sequence[Conversation], drawn: dict[str, Any]) -> dict[str, Grid]:
@@ -208,41 +216,41 @@ def _grids(desk: Desk, of: Known, source: Run, talks: Sequence[Conversation], dr
 
 
 def _lengths(of: Known, talks: Sequence[Conversation], grids: dict[str, Grid]) -> list[tuple[int, int, int]]:
-    """(tokens, learned tokens, visual tokens) of each row, as `rows_of` will lay it. Raises Refused for none."""
-    import transformers
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(of.directory, local_files_only=True, use_fast=True)
-    encoder = Encoder(tokenizer, of.family)
-    rows: dict[tuple[str, ...], list[tuple[int, int, int, int]]] = {}
-    for talk in talks:
-        one = encoder.encode(talk, [grids[i] for i in talk.images], talk.kind == "synthesizer")
-        if one.learned[1:].any() and len(one.ids) <= of.shape.context:
-            key = talk.images or (f"text {talk.id}",)
-            shared = one.shared_until if talk.images else 0
-            rows.setdefault(key, []).append((len(one.ids), shared, int(one.learned.sum()), int(one.visual.sum())))
+    """(tokens, learned tokens, visual tokens) of each row, as the run will lay it. Raises Refused for none."""
+    encoder = Encoder(tokenizer_of(of.directory, of.family), of.family)
+    rows = [row for row, _ in samples_of(encoder, talks, grids.__getitem__, of.config)]
     if not rows:
-        raise Refused("no conversation has a learned turn that fits the model", where="train", hint="cloche synth")
-    return [
-        (some[0][1] + sum(length - shared for length, shared, _, _ in some), sum(s[2] for s in some), some[0][3])
-        for some in rows.values()
-    ]
+        raise Refused("no conversation has a learned turn", where="train", hint="cloche synth")
+    return [(len(row.ids), int(row.learned.sum()), int(row.visual.sum())) for row in rows]
 
 
-def _feature_bytes(of: Known, grids: dict[str, Grid], how: How) -> int:
-    return sum(of.family.feature_bytes(grid, of.shape.hidden, how.compute) for grid in grids.values())
-
-
-def _largest(of: Known, rows: list[tuple[int, int]], grids: dict[str, Grid], config: SftConfig, how: How) -> Work:
+def _largest(
+    of: Known,
+    rows: list[tuple[int, int]],
+    talks: Sequence[Conversation],
+    grids: dict[str, Grid],
+    config: SftConfig,
+    how: How,
+) -> Work:
     """The pass of the longest rows."""
-    each_visual = [of.family.visual_tokens(grid) for grid in grids.values()]
+    family, sizes = of.family, grids.values()
     most = min(config.micro_rows, config.rows_per_step, len(rows))
     longest = sorted(rows)[-most:]
-    features = min(CACHED, _feature_bytes(of, grids, how))
-    learned = min(sum(n for _, n in longest), tile_of(of.shape.vocabulary, config.head_tile))
-    return Work(most, longest[-1][0], learned, patches(of.family, max(each_visual, default=0)), features)
+    in_a_row = max(len(talk.images) for talk in talks)
+    features = sum(family.feature_bytes(grid, of.shape.hidden, how.compute) for grid in sizes)
+    return Work(
+        rows=most,
+        tokens=longest[-1][0],
+        learned=min(sum(n for _, n in longest), tile_of(of.shape.vocabulary, config.head_tile)),
+        patches=max(map(family.tower_patches, sizes), default=0),
+        feature_bytes=0 if how.vision else min(CACHED, features),
+        images=most * in_a_row,
+        crossed=in_a_row * max((family.feature_bytes(grid, 1, 1) for grid in sizes), default=0),
+    )
 
 
-def _available(device: str) -> int:
+def available(device: str) -> int:
+    """Bytes of memory that are free on a device; 0 where unknown."""
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[0])
     try:
@@ -257,8 +265,9 @@ def gib(size: int) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
-def _time(found: TrainingPlan) -> str:
+def in_time(seconds: float) -> str:
+    """Seconds for a person, in days where there are many."""
     from appliance.progress import in_words
 
-    days = found.seconds / 86400
-    return f"{days:,.0f} days" if days > 3 else in_words(found.seconds)
+    days = seconds / 86400
+    return f"{days:,.0f} days" if days > 3 else in_words(seconds)

@@ -30,14 +30,11 @@ def _synth(config: _Config) -> str:
 
 
 def _train(config: _Config) -> str:
-    rank = config.get("lora", {}).get("rank", 32)
-    rate, rehearsed = config["learning_rate"], config.get("rehearse", 0)
-    return f"cloche train --epochs {config['epochs']} --rank {rank} --learning-rate {rate} --rehearse {rehearsed}"
+    return "cloche train --config train.toml"
 
 
 def _align(config: _Config) -> str:
-    mirror = "--mirror" if config.get("mirror", True) else "--no-mirror"
-    return f"cloche align --steps {config['steps']} --group {config['group']} {mirror}"
+    return "cloche align --config align.toml"
 
 
 def _export(config: _Config) -> str:
@@ -86,6 +83,8 @@ def _step(run: Run) -> Step:
         command = f"cloche {run.kind}"
     known = [f"{option}: digest {run.config[name][:12]}" for name, option in _DIRECTORIES.items() if _text(run, name)]
     remark = f"; {', '.join(known)}" if known else ""
+    if "--config" in command:
+        command = f"cloche runs show {run.id} --config > {run.kind}.toml && {command}"
     seconds = (datetime.fromisoformat(run.finished) - datetime.fromisoformat(run.created)).total_seconds()
     return Step(command, run.id, max(seconds, 0.0), remark)
 

@@ -71,7 +71,7 @@ def run(home: Path, stage: str) -> None:
             config = SftConfig(epochs=3, rows_per_step=4, checkpoint_every=1, lora=LoraConfig(4, 8))
             train(desk, STARTER, config, rehearse=2)
         elif stage == "align":
-            from appliance.jobs.learn import align
+            from appliance.jobs.align import align
             from train.rl.grpo import GrpoConfig
 
             align(desk, STARTER, GrpoConfig(steps=2, prompts=2, group=2, checkpoint_every=1))

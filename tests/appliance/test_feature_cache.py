@@ -21,7 +21,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from appliance.jobs import features as under_test
 from appliance.jobs import learn
 from appliance.jobs.common import Desk, images_in
-from appliance.jobs.features import KIND, FeatureCache, cache_plan, uses_in_alignment, uses_in_training
+from appliance.jobs.features import KIND, FeatureCache, cache_plan, uses_in_alignment, uses_in_run
 from audit.actor import Actor
 from audit.checkpoint import VerifierKey
 from audit.conversation import Conversation, Turn
@@ -353,8 +353,8 @@ def test_uses_are_counted_by_row_and_epoch() -> None:
         return Conversation("c", images, (Turn("user", "?"),), "r", "k")
 
     talks = [talk("a"), talk("a"), talk("b"), talk("b", "a"), talk("c", "c"), talk()]
-    assert uses_in_training(talks, 1) == {"a": 2, "b": 2, "c": 1}
-    assert uses_in_training(talks, 3) == {"a": 6, "b": 6, "c": 3}
+    assert uses_in_run(talks, SftConfig(epochs=1)) == {"a": 2, "b": 2, "c": 1}
+    assert uses_in_run(talks, SftConfig(epochs=3)) == {"a": 6, "b": 6, "c": 3}
     prompts = [Prompt(image, (), "", "") for image in "aab"]
     assert uses_in_alignment(prompts, GrpoConfig(steps=1, prompts=3)) == {"a": 2, "b": 1}
     found = uses_in_alignment(prompts, GrpoConfig(steps=4, prompts=3), (MIRRORED,))
@@ -362,6 +362,23 @@ def test_uses_are_counted_by_row_and_epoch() -> None:
     turns = ("#rotated-90", "#rotated-180", "#rotated-270")
     found = uses_in_alignment(prompts, GrpoConfig(steps=4, prompts=3), turns)  # one of three is drawn each step
     assert found == {"a": 8, "b": 4} | {"a" + t: 3 for t in turns} | {"b" + t: 2 for t in turns}
+
+
+def test_a_run_uses_an_image_in_both_stages_and_in_every_measurement() -> None:
+    def talk(image: str, kind: str, record: str) -> Conversation:
+        return Conversation(f"{image} {kind}", (image,), (Turn("user", "?"),), record, kind)
+
+    talks = [talk(i, kind, f"r{i}") for i in "abcdefgh" for kind in ("caption", "precise")]
+    talks += [talk("a", "precise", "ra"), Conversation("text", (), (Turn("user", "?"),), "", "caption")]
+    once = SftConfig(epochs=1, rows_per_step=4)
+    assert uses_in_run(talks, once) == dict.fromkeys("abcdefgh", 1)
+    assert uses_in_run(talks, replace(once, stages="two")) == dict.fromkeys("abcdefgh", 2)
+    patients = {f"r{i}": "ab"[i > "d"] for i in "abcdefgh"}
+    held = replace(once, held_out=0.3, evaluate_every=1, probe_every=2, epochs=3)
+    found = uses_in_run(talks[:-1], held, patients)  # three steps over four rows
+    assert found in ({i: 5 if i in measured else 3 for i in "abcdefgh"} for measured in ("abcd", "efgh"))
+    with pytest.raises(BadInput, match="no tasks"):
+        uses_in_run(talks[:1], replace(once, stages="two"))
 
 
 def test_training_asks_the_tower_once_an_image_and_learns_the_same(

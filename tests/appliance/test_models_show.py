@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from appliance.starter.where import STARTER
-from train.gguf.files import digest_of_file
+from train.gguf.files import digest_of, digest_of_file
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -31,6 +31,18 @@ def test_a_directory(run: Run, model: Path) -> None:
     assert found["serve_bytes"]["Q8_0"] > found["serve_bytes"]["Q5_K_M"] > found["serve_bytes"]["Q4_K_M"] > 0
     code, out, _ = run("models", "show", str(model))
     assert code == 0 and "LICENSE: Apache License" in out and "to train" in out
+
+
+def test_every_file_is_read_for_its_digest_once(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def counted(path: Path) -> str:
+        read.append(path)
+        return digest_of_file(path)
+
+    monkeypatch.setattr("train.gguf.files.digest_of_file", counted)
+    found = json.loads(run("models", "show", str(model), "--json")[1])
+    assert sorted(p.name for p in read) == sorted(found["files"]) and found["digest"] == digest_of(model)
 
 
 def test_it_needs_no_vault_and_loads_no_weight(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

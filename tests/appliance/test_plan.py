@@ -1,20 +1,36 @@
 """The estimate: real models' shapes against their known sizes, and a measured peak."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from appliance.jobs.plan import _lengths
+from audit.conversation import Conversation, Turn
+from audit.errors import BadInput
 from tests.appliance.measured import ROWS, write_model
+from tests.train.conftest import picture
+from tests.train.families.test_contract import NAMES
 from train.calibrate import Speed, measured, seconds
+from train.data.rows import collate
 from train.estimate import Flops, How, Shape, Work, flops, layer_bytes, memory
+from train.lora import LoraConfig, attach, detach
+from train.models.about import known
 from train.models.family import Family
+from train.models.features import Features
+from train.models.forward import hidden_states
+from train.models.loading import load
 from train.models.parts import Parts, parts_of, shapes_in, without_tied_head
+from train.models.qwen2_vl import Qwen2VL
+from train.sft import rows_of
 
 GB = 1e9
 TARGETS = r"model\.language_model\.layers\.\d+\.((self|cross)_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
@@ -70,14 +86,14 @@ def mllama_11b() -> Any:
     )  # fmt: skip
 
 
-def counted(config: Any, targets: str = TARGETS) -> tuple[Parts, Any]:
+def counted(config: Any, targets: str = TARGETS, vision_targets: str = "") -> tuple[Parts, Any]:
     """Parts of a model that is only shapes."""
     import transformers
 
     with torch.device("meta"):
         model = transformers.AutoModelForImageTextToText.from_config(config)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    return parts_of(shapes, targets), model
+    return parts_of(shapes, targets, vision_targets), model
 
 
 @pytest.mark.parametrize(
@@ -147,6 +163,112 @@ def test_recomputing_keeps_one_layer_and_the_inputs_of_the_others() -> None:
     layer = layer_bytes(shape, work, How("nf4", "cuda"))
     assert off.activations - on.activations == 27 * layer - 28 * 4 * 1024 * 1536 * 2
     assert off.weights == on.weights and off.head == on.head
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_plan_counts_the_rows_that_the_run_lays(name: str, tmp_path: Path) -> None:
+    """Every family: its template wherever the release has it, and its images cut as the tower sees them."""
+    case = importlib.import_module(f"tests.train.families.{name}").CASE
+    loaded = load(case.write(tmp_path / "model"), "fp32", "cpu")
+    features = Features(loaded, lambda size: picture(1, *map(int, size.split("x"))))
+    images, of = [f"{w}x{h}" for w, h in case.sizes], known(loaded.directory)
+    grids = {image: features.grid(image) for image in images}
+    asked = (Turn("user", "What plane?"), Turn("assistant", "It is the left slice.", True))
+    talks = [Conversation(f"{i}{k}", (i,), asked * (k + 1), "r", "caption") for i in images for k in (0, 1)]
+    talks += [Conversation("both", tuple(images[:2]), asked, "r", "k"), Conversation("none", (), asked, "", "k")]
+    long = replace(talks[-1], record="r7", turns=(asked[0], Turn("assistant", "No. " * of.shape.context, True)))
+    with pytest.raises(BadInput, match="longer than the model's context") as caught:
+        _lengths(of, [*talks, long], grids)
+    assert caught.value.where.startswith("r7: ")
+    talks.append(Conversation("unlearned", tuple(images[:1]), asked[:1], "r", "k"))
+    rows = [row for row, _ in rows_of(loaded, talks, features)]
+    wanted = [(len(r.ids), int(r.learned.sum()), int(r.visual.sum())) for r in rows]
+    assert _lengths(of, talks, grids) == wanted
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_patches_and_linears_of_the_tower_are_those_that_are_computed(name: str, tmp_path: Path) -> None:
+    """Counted where they pass through; the adapter's weights as PEFT makes them."""
+    case = importlib.import_module(f"tests.train.families.{name}").CASE
+    loaded = load(case.write(tmp_path / "model"), "fp32", "cpu")
+    family, of = loaded.family, known(loaded.directory)
+    tower = loaded.model.get_submodule(family.vision[0])
+    first = next(m for n, m in tower.named_modules() if n.endswith(("qkv", "q_proj")))
+    seen: list[int] = []
+    hook = first.register_forward_hook(lambda _, inputs, out: seen.append(out.shape[:-1].numel()))
+    for width, height in case.sizes:
+        fitted = family.fitted(picture(1, width, height))
+        family.features(loaded.model, fitted)
+        assert seen.pop() == family.tower_patches(family.grid(fitted)), (width, height)
+    hook.remove()
+    for vision in (False, True):
+        model = attach(loaded, LoraConfig(3, 6, vision=vision))
+        assert of.parts.adapter(3, vision) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+        detach(model)
+
+
+@pytest.mark.parametrize(("name", "vision"), [("mllama", False), ("qwen2_vl", False), ("qwen2_vl", True)])
+def test_what_a_pass_keeps_is_what_autograd_keeps(name: str, vision: bool, tmp_path: Path) -> None:
+    """Bytes that autograd holds between forward and backward, the model's own and features left out."""
+    case = importlib.import_module(f"tests.train.families.{name}").CASE
+    loaded = load(case.write(tmp_path / "model"), "fp32", "cpu")
+    family, of = loaded.family, known(loaded.directory)
+    features = Features(loaded, lambda size: picture(1, *map(int, size.split("x"))))
+    features = features.live() if vision else features
+    words = "It is the left red slice and where in this right plane. " * 6
+    turns = (Turn("user", "What plane?"), Turn("assistant", words, True))
+    talk = Conversation("c", (f"{case.sizes[-1][0]}x{case.sizes[-1][1]}",), turns, "r", "caption")
+    ((row, _),) = rows_of(loaded, [talk], features)
+    grid = features.grid(talk.images[0])
+    model, batch, held = attach(loaded, LoraConfig(4, 8, vision=vision)), collate([row], 0), {}
+    base = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        held[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        states = hidden_states(family, model, batch, features.stack(batch.images))
+    kept = sum(t.untyped_storage().nbytes() for place, t in held.items() if place not in base)
+    work = Work(1, len(row.ids), 1, family.tower_patches(grid), 0, 1, family.feature_bytes(grid, 1, 1))
+    found = memory(of.parts, of.shape, work, How("fp32", "cpu", 4, vision=vision)).activations
+    moment = 2 * len(row.ids) * of.shape.ffn * 4  # of the backward
+    detach(model)
+    assert states.shape[0] == len(row.ids) and found - moment == pytest.approx(kept, rel=0.15)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("precision", ["nf4", "int8", "bf16", "fp32"])
+def test_the_plan_counts_the_bytes_in_which_the_model_is_held(half: bool, precision: Any, tmp_path: Path) -> None:
+    """A release in bf16 stays so on a CPU that computes bf16; a wider one keeps its bits."""
+    directory = write_model(tmp_path / "model", 2, 256, 512)
+    if half:
+        weights = {k: v.bfloat16() for k, v in load_file(directory / "model.safetensors").items()}
+        save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    of, loaded = known(directory), load(directory, precision, "cpu")
+    how = How(precision, "cpu", stored_in_bf16=of.stored_in_bf16)
+    assert of.stored_in_bf16 is half and how.compute == loaded.model.lm_head.weight.element_size()
+    held = sum(p.nbytes for p in loaded.model.parameters())
+    assert memory(of.parts, of.shape, Work(), how).weights == pytest.approx(held, rel=0.02)
+
+
+def test_a_gpu_holds_neither_features_nor_dense_masks() -> None:
+    shape, short, long = Shape.of(qwen2_vl_2b()), Work(4, 1024, feature_bytes=1 << 30), Work(4, 2048)
+    parts, _ = counted(qwen2_vl_2b())
+    cpu, cuda = (memory(parts, shape, short, How("nf4", device)) for device in ("cpu", "cuda"))
+    assert (cpu.features, cuda.features) == (1 << 30, 0)
+    assert layer_bytes(shape, long, How("nf4", "cuda")) == 2 * layer_bytes(shape, short, How("nf4", "cuda"))
+    assert layer_bytes(shape, long, How("nf4", "cpu")) > 2 * layer_bytes(shape, short, How("nf4", "cpu"))
+
+
+def test_a_tower_that_learns_costs_memory_and_time() -> None:
+    parts, _ = counted(qwen2_vl_2b(), vision_targets=Qwen2VL.vision_lora_targets)
+    shape, work = Shape.of(qwen2_vl_2b()), Work(4, 512, patches=1024, images=4)
+    frozen, learns = (memory(parts, shape, work, How("nf4", "cuda", vision=v)) for v in (False, True))
+    assert learns.adapter > frozen.adapter and learns.optimizer > frozen.optimizer
+    assert learns.activations > frozen.activations + (1 << 30)
+    once, each = (flops(parts, shape, [(512, 9)], 4096, 3, False, v).vision for v in (False, True))
+    assert each == 6 * once  # forth and back in three epochs
 
 
 def test_flops_are_those_of_a_frozen_base() -> None:

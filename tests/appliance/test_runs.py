@@ -42,6 +42,28 @@ def listed(cloche: Run, kind: str) -> list[dict[str, str]]:
     return [r for r in json.loads(cloche("runs", "list", "--json")[1]) if r["kind"] == kind]
 
 
+def test_a_last_step_that_was_skipped_has_no_loss_to_print(cloche: Run) -> None:
+    code, out, err = cloche("train", *QUICK, "--learning-rate", "1e30")
+    assert code == 0 and "step 1 is skipped" in err, err
+    assert "2 steps, the last of them skipped, model model-" in out and "loss" not in out
+
+
+def test_the_plan_states_the_cache_and_what_a_tower_that_learns_costs(cloche: Run) -> None:
+    more = (*QUICK, "--epochs", "2", "--dry-run")
+    plain = json.loads(cloche("train", *more, "--json")[1])
+    cache = plain["cache"]
+    assert cache["images"] == RECORDS and cache["total"] == RECORDS * cache["bytes_an_image"] > 0
+    out = cloche("train", *more)[1]
+    assert f"features on disk        {RECORDS} images of" in out and "within the budget of" in out
+    assert f"{RECORDS - 3} of them fit" in cloche("train", *more, "--feature-cache-gb", str(cache["total"] / 2e9))[1]
+    assert "none, they are kept in memory only" in cloche("train", *more, "--feature-cache-gb", "0")[1]
+    seeing = json.loads(cloche("train", *more, "--train-vision", "--json")[1])
+    assert seeing["cache"] is None and seeing["memory"]["features"] == 0
+    assert seeing["memory"]["adapter"] > plain["memory"]["adapter"]
+    assert seeing["memory"]["activations"] > plain["memory"]["activations"]
+    assert "none: the tower learns, too" in cloche("train", *more, "--train-vision")[1]
+
+
 def test_from_plan_to_curves(cloche: Run, tmp_path: Path) -> None:
     code, out, err = cloche("train", *QUICK, "--dry-run", "--json")
     assert code == 0, err
@@ -49,6 +71,7 @@ def test_from_plan_to_curves(cloche: Run, tmp_path: Path) -> None:
     assert (plan["images"], plan["conversations"], plan["rows"], plan["steps"]) == (RECORDS, 2 * RECORDS, RECORDS, 2)
     assert plan["tokens"]["p50"] <= plan["tokens"]["longest"] and plan["tokens"]["all"] > plan["visual_tokens"] > 0
     assert plan["memory"]["peak"] > plan["memory"]["weights"] > 0 and plan["seconds"] > 0
+    assert plan["cache"]["images"] == plan["cache"]["total"] == 0, "each image is used once"
     assert not listed(cloche, "train"), "a dry run leaves no run"
 
     code, out, err = cloche("train", *QUICK, "--json")

@@ -47,7 +47,7 @@ def recovery(tmp_path, people, monkeypatch):
 def test_a_patient_is_looked_at_then_forgotten_by_number(type_, patients, monkeypatch):
     code, out, _ = type_("forget", patients[0], "--dry-run", "--retrain-plan")
     assert code == 0 and "would forget" in out and "model-0" in out and "cannot be undone" in out
-    assert "cloche train --epochs 3 --rank 8 --learning-rate 0.001 --rehearse 0" in out and "estimate" in out
+    assert "--config > train.toml && cloche train --config train.toml" in out and "estimate" in out
     code, _, err = type_("forget", patients[0])
     assert code == 3 and "--yes" in err
     monkeypatch.setattr("sys.stdin", io.StringIO("HN-4711\n"))

@@ -8,7 +8,8 @@ import torch
 
 from audit.errors import Refused
 from tests.train.test_sft import CONFIG, TALKS, KeepsAll, one, run, timeless
-from train.checkpoints import MemoryStore
+from train.checkpoints import Checkpoint, MemoryStore, restore, snapshot
+from train.lora import LoraConfig, attach, detach
 from train.optimizers import optimizer_of, pack_state, unpack_state
 from train.sft import run_sft
 
@@ -100,6 +101,27 @@ def test_an_optimizer_goes_on_exactly_where_it_was(kind: str) -> None:
         assert other.state[half[0]]["state1"].dtype == torch.uint8 and other.state[half[0]]["step"] == 3
     steps(other, half, range(3, 6))
     assert all(torch.equal(a, b) for a, b in zip(whole, half, strict=True))
+
+
+def test_the_checkpoint_of_a_gpu_is_refused_on_a_cpu_and_the_other_way_round(loaded: Any) -> None:
+    import bitsandbytes
+
+    model = attach(loaded, LoraConfig(2, 4))
+    try:
+        weights = [p for p in model.parameters() if p.requires_grad]
+        on_cpu = optimizer_of(weights, CONFIG, torch.device("cpu"))
+        on_gpu = bitsandbytes.optim.PagedAdamW8bit(weights)
+        for wrote, here, said in ((on_gpu, on_cpu, "with a GPU"), (on_cpu, on_gpu, "without a GPU")):
+            store = MemoryStore()
+            store.save(snapshot(Checkpoint(1, ()), model, wrote))
+            before = [w.detach().clone() for w in weights]
+            with pytest.raises(Refused, match=type(wrote).__name__) as caught:
+                restore(store, model, here)
+            assert said in caught.value.hint and "--seed" in caught.value.hint
+            assert all(map(torch.equal, before, weights)) and not here.state
+            assert restore(store, model, wrote).step == 1
+    finally:
+        detach(model)
 
 
 def test_decay_and_norm_are_those_of_the_settings(loaded: Any, features: Any) -> None:

@@ -17,7 +17,7 @@ from train.lora import unpack
 ROOT = Path(__file__).parents[2]
 
 
-def launch(model: Path, work: Path, rows_per_step: int, *more: int) -> subprocess.CompletedProcess[str]:
+def launch(model: Path, work: Path, rows_per_step: int, *more: int | str) -> subprocess.CompletedProcess[str]:
     """Two processes on the CPU. accelerate starts several only with --multi_gpu; with --cpu alone it starts one."""
     work.mkdir(exist_ok=True)
     command = [
@@ -70,6 +70,20 @@ def test_two_processes_go_on_after_a_kill(tiny_model: Path, tmp_path: Path) -> N
     assert lines.count("load 0") == 2 and "load 1" not in lines
     assert lines.count("step 0 0") == 1 and lines.count("step 3 0") == 2
     assert (tmp_path / "two" / "adapter.0").read_bytes() == (tmp_path / "two" / "adapter.1").read_bytes() == wanted
+
+
+@pytest.mark.slow
+def test_two_processes_that_measure_differently_stop_together(tiny_model: Path, tmp_path: Path) -> None:
+    done = launch(tiny_model, tmp_path, 2, "disagree")
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (
+        [tuple(map(float, line.split())) for line in (tmp_path / f"held.{rank}").read_text().splitlines()]
+        for rank in (0, 1)
+    )
+    assert 2 < len(one) == len(two) < 12 * 2, "stopped early, after the same step"
+    for (own, gone_by), (other, theirs) in zip(one, two, strict=True):
+        assert own != other and gone_by == theirs == pytest.approx((own + other) / 2, rel=1e-12)
+    assert (tmp_path / "adapter.0").read_bytes() == (tmp_path / "adapter.1").read_bytes()
 
 
 def test_one_process_is_a_team_of_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,6 +132,7 @@ def test_a_control_token_in_a_turn_is_refused(loaded: Any, token: str, role: str
     with pytest.raises(BadInput, match="turn 2 holds the control token") as caught:
         loaded.encoder.encode(talk(turns), [])
     assert token in caught.value.what and caught.value.hint
+    assert caught.value.where == f"record {talk(turns).record}, conversation {talk(turns).id}"
     with pytest.raises(BadInput):
         loaded.encoder.prompt(turns, (), [])
     harmless = loaded.encoder.encode(talk([Turn("user", token[:-1] + " |>")]), [])

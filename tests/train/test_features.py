@@ -1,5 +1,6 @@
 """Features once: the tower runs once an image, and what is kept is what it said, bit for bit."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -169,3 +170,11 @@ def test_the_key_is_that_of_files_budget_and_precision(loaded: Any) -> None:
     with towers(loaded) as calls:
         Features(smaller, opened, store=shelf).stack(NAMES)
         assert len(calls) == len(NAMES)
+
+
+def test_a_tower_with_dropout_says_the_same_in_the_middle_of_training(loaded: Any) -> None:
+    model = copy.deepcopy(loaded.model)
+    model.model.visual.merger.mlp[1] = torch.nn.Sequential(torch.nn.GELU(), torch.nn.Dropout(0.5))
+    one = replace(loaded, model=model)
+    said = [Features(one, lambda name: picture(int(name))).of("1") for model in (model.train(), model.eval())]
+    assert torch.equal(said[0].tokens, said[1].tokens)

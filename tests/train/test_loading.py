@@ -179,13 +179,43 @@ def test_a_skip_list_that_does_nothing_is_caught(tiny_model: Path) -> None:
 
     for skipped in (["nothing"], ["model.visual", "lm_head", "model.language_model.layers.0"]):
         wanted = transformers.BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=skipped
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, llm_int8_skip_modules=skipped
         )
         model = transformers.AutoModelForImageTextToText.from_pretrained(
             tiny_model, quantization_config=wanted, dtype=torch.float32, device_map={"": "cpu"}
         )
-        with pytest.raises(IntegrityFailure):
+        with pytest.raises(IntegrityFailure, match="quantised"):
             check_precision(model, Qwen2VL, "nf4")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"bnb_4bit_quant_type": "fp4"}, r"layers\.0\.\S+ is held in fp4, not in nf4"),
+        ({"bnb_4bit_use_double_quant": False}, r"layers\.0\.\S+ is quantised once, not twice"),
+        (
+            {"bnb_4bit_compute_dtype": torch.bfloat16},
+            r"layers\.0\.\S+ computes in torch.bfloat16, not in torch.float32",
+        ),
+    ],
+)
+def test_four_bits_of_another_kind_are_caught(tiny_model: Path, wrong: dict[str, Any], said: str) -> None:
+    import transformers
+
+    right = {
+        "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": torch.float32,
+        "llm_int8_skip_modules": ["model.visual", "lm_head"],
+    }  # fmt: skip
+    for chosen in (right, right | wrong):
+        model = transformers.AutoModelForImageTextToText.from_pretrained(
+            tiny_model, quantization_config=transformers.BitsAndBytesConfig(load_in_4bit=True, **chosen),
+            dtype=torch.float32, device_map={"": "cpu"},
+        )  # fmt: skip
+        if chosen is right:
+            check_precision(model, Qwen2VL, "nf4", torch.float32)
+            continue
+        with pytest.raises(IntegrityFailure, match=said):
+            check_precision(model, Qwen2VL, "nf4", torch.float32)
 
 
 def test_the_digest_sees_every_byte_and_every_name(tiny_model: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Precisions: what every part of a model is held in, and that each of them learns and answers."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -118,6 +119,10 @@ def test_a_linear_in_another_type_is_caught(loaded: Any) -> None:
     check_precision(loaded.model, Qwen2VL, "fp32", torch.float32)
     with pytest.raises(IntegrityFailure, match=r"model\.visual\.\S+ is held in torch\.float32, not in torch\.bfloat16"):
         check_precision(loaded.model, Qwen2VL, "bf16", torch.bfloat16)
+    model = copy.deepcopy(loaded.model)
+    model.model.language_model.norm.bfloat16()  # no Linear, and one of the smallest
+    with pytest.raises(IntegrityFailure, match=r"model\.language_model\.norm\.weight is held in torch\.bfloat16"):
+        check_precision(model, Qwen2VL, "fp32", torch.float32)
 
 
 def test_every_file_has_its_digest(model: Path) -> None:

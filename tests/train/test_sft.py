@@ -117,6 +117,30 @@ def test_the_size_of_a_forward_pass_changes_nothing(loaded: Any, features: Any) 
         torch.testing.assert_close(tensor, together[name], rtol=0, atol=2e-5)
 
 
+def test_a_learned_question_never_teaches_its_image(loaded: Any, features: Any) -> None:
+    """Neither image tokens nor the header before them, which all conversations of a row share."""
+    asked = (Turn("user", "What plane?", True), Turn("assistant", "Yes", True))
+    first = Conversation("c0", IMAGES[:1], asked, "r", "k")
+    later = Conversation("c1", IMAGES[1:2], (*TALKS[0].turns, *asked), "r", "k")
+    for talk in (first, later):
+        found = loaded.encoder.encode(talk, [features.grid(i) for i in talk.images])
+        assert not found.learned[: found.shared_until].any() and found.visual.any()
+        assert "What plane?" in loaded.tokenizer.decode(found.ids[found.learned])
+    batch = collate([row for row, _ in rows_of(loaded, [first, later, *TALKS[2:4]], features)], 0)
+    assert int(batch.owners.min()) == 0 and len(batch.owners.unique()) == 4
+    trained = run_sft(loaded, [first, later], features, replace(CONFIG, epochs=1), MemoryStore())
+    assert trained.metrics[0]["loss"] > 0
+
+
+def test_conversations_that_begin_differently_do_not_share_a_row(loaded: Any, features: Any) -> None:
+    brief = [replace(t, id=f"s{t.id}", turns=(Turn("system", "Be brief."), *t.turns)) for t in TALKS]
+    rows = [row for row, _ in rows_of(loaded, [*TALKS, *brief], features)]
+    assert len(rows) == 2 * len(IMAGES) + 2 and sum(int(r.segments.max()) for r in rows) == 2 * len(TALKS)
+    found = run_sft(loaded, [*TALKS, *brief], features, replace(CONFIG, epochs=1, rows_per_step=10), MemoryStore())
+    scores = [loss_alone(loaded, loaded.model, features, talk) for talk in (*TALKS, *brief)]
+    assert found.metrics[0]["loss"] == pytest.approx(sum(s for s, _ in scores) / sum(n for _, n in scores), rel=1e-5)
+
+
 @pytest.mark.parametrize("power", [0.0, 0.25, 1.0])
 def test_an_answer_weighs_its_length_to_the_power(loaded: Any, features: Any, power: float) -> None:
     config = replace(CONFIG, epochs=1, rows_per_step=5, length_power=power)

@@ -83,9 +83,11 @@ class Encoder:
         """The first control token that stands in a text; empty where there is none."""
         return next((token for token in self.control if token in text), "")
 
-    def messages(self, turns: Sequence[Turn], images: int) -> list[dict[str, Any]]:
+    def messages(self, turns: Sequence[Turn], images: int, where: str = "conversation") -> list[dict[str, Any]]:
         """The turns as chat-template messages, the images at the head of the first user turn.
 
+        Args:
+            where: names the conversation in an error.
         Raises:
             BadInput: a turn holds a control token: it could speak as the system, or stand for an image.
         """
@@ -95,7 +97,7 @@ class Encoder:
             if held := self.held(turn.text):
                 raise BadInput(
                     f"turn {number} holds the control token {held}",
-                    where="conversation",
+                    where=where,
                     hint="remove it from the text",
                 )
             parts: list[dict[str, Any]] = []
@@ -105,13 +107,14 @@ class Encoder:
             found.append({"role": turn.role, "content": whole if parts or self.in_parts else turn.text})
         return found
 
-    def render(self, turns: Sequence[Turn], images: int, open_turn: str = "") -> str:
+    def render(self, turns: Sequence[Turn], images: int, open_turn: str = "", where: str = "conversation") -> str:
         """The text that the model reads, as its chat template writes it.
 
         Args:
             open_turn: ``assistant`` or ``user`` to end on an open header.
+            where: names the conversation in an error.
         """
-        messages = self.messages(turns, images)
+        messages = self.messages(turns, images, where)
         if not messages and not open_turn:
             return ""
         text = self._written(messages, add_generation_prompt=open_turn == "assistant")
@@ -128,7 +131,7 @@ class Encoder:
             conversation: its turns say which are learned. A learned answer counts from its first word to the token
                 that ends the turn, which is added where the chat template writes none; a learned user turn counts
                 whole, header included, and so does the answer to it: who writes the question writes on from there
-                (METHODS 1.2).
+                (METHODS 1.2). What stands up to the end of the last image is never learned.
             grids: (rows, columns) of visual tokens of each image.
             ends: append the end-of-text token, learned: the model learns to end the dialogue. It then writes on
                 behind its answers, and nothing is added to them.
@@ -136,8 +139,8 @@ class Encoder:
         Raises: BadInput where images and image tokens do not match, or where it begins with a learned answer.
         """
         turns, images = conversation.turns, len(conversation.images)
-        text, spans, added = self.render(turns, images), [], 0
-        where = f"conversation {conversation.id}"
+        where = f"record {conversation.record}, " * bool(conversation.record) + f"conversation {conversation.id}"
+        text, spans, added = self.render(turns, images, where=where), [], 0
         _check_slots(images, len(grids), text.count(self.slot), where)
         for k, turn in enumerate(turns):
             if not turn.learned:
@@ -169,7 +172,7 @@ class Encoder:
         open_turn: str = "assistant",
     ) -> Encoded:
         """Tokens that a model is to continue. Raises BadInput as encode does."""
-        text = self.render(turns, len(images), open_turn)
+        text = self.render(turns, len(images), open_turn, "prompt")
         _check_slots(len(images), len(grids), text.count(self.slot), "prompt")
         return self._tokens(text, [], images, grids)
 
@@ -197,6 +200,7 @@ class Encoder:
             placed.append((image, int(starts[first]), int(starts[last] + repeats[last] - starts[first])))
             at += len(expansion.counts)
         until = placed[-1][1] + placed[-1][2] + self.family.closes_image if placed else 0
+        learned[:until] = False  # conversations share it, and an image's features are no tokens to be written
         return Encoded(
             ids,
             self.family.positions(len(ids), [(p[1], g) for p, g in zip(placed, grids, strict=True)]),

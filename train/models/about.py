@@ -8,10 +8,10 @@ from PIL import Image
 
 from audit.errors import BadInput, ClocheError
 from train.estimate import GGUF_BYTES, How, Memory, Shape, Work, memory
-from train.gguf.files import digest_of, digest_of_file
+from train.gguf.files import digest_over, digests_of
 from train.models.directory import check_directory, family_of
 from train.models.family import Family
-from train.models.parts import Parts, parts_of, shapes_in, without_tied_head
+from train.models.parts import Parts, parts_of, shapes_in, stored_in_bf16, without_tied_head
 
 _USUAL, _LARGEST = 448, 4096
 _SERVED_CONTEXT = 4096
@@ -31,6 +31,8 @@ class Known:
     """Its numbers."""
     parts: Parts
     """Its parameters."""
+    stored_in_bf16: bool = False
+    """Whether its files hold bf16."""
 
 
 def known(directory: Path, max_visual_tokens: int | None = None) -> Known:
@@ -45,10 +47,9 @@ def known(directory: Path, max_visual_tokens: int | None = None) -> Known:
     try:
         family = family_of(directory, max_visual_tokens)
         shapes = shapes_in(directory)
-        tied = bool(getattr(config.get_text_config(), "tie_word_embeddings", False) or config.tie_word_embeddings)
-        return Known(
-            directory, family, config, Shape.of(config), parts_of(without_tied_head(shapes, tied), family.lora_targets)
-        )
+        tied = any(getattr(one, "tie_word_embeddings", False) for one in (config.get_text_config(), config))
+        parts = parts_of(without_tied_head(shapes, tied), family.lora_targets, family.vision_lora_targets)
+        return Known(directory, family, config, Shape.of(config), parts, stored_in_bf16(directory))
     except ClocheError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -82,15 +83,16 @@ def visual_tokens(family: Family) -> dict[str, int]:
     }
 
 
-def patches(family: Family, tokens: int) -> int:
-    """Patches that the tower reads for so many visual tokens; about, where a family does not merge them."""
-    return tokens * int(getattr(family, "merge", 1)) ** 2
-
-
 def to_train(of: Known, how: How) -> Memory:
     """Memory of NF4 LoRA on one row of an image of the usual size, and a caption."""
-    tokens = visual_tokens(of.family)[f"{_USUAL}x{_USUAL}"]
-    return memory(of.parts, of.shape, Work(1, tokens + 256, 192, patches(of.family, tokens)), how)
+    grid = of.family.grid(of.family.fitted(Image.new("RGB", (_USUAL, _USUAL))))
+    work = Work(
+        tokens=sum(of.family.expansion(grid, "").counts) + 256,
+        learned=192,
+        patches=of.family.tower_patches(grid),
+        crossed=of.family.feature_bytes(grid, 1, 1),
+    )
+    return memory(of.parts, of.shape, work, how)
 
 
 def to_serve(of: Known) -> dict[str, int]:
@@ -106,7 +108,7 @@ def about(directory: Path) -> dict[str, Any]:
     of = known(directory)
     name, line = licence_of(directory)
     parts = of.parts
-    files = [p for p in sorted(directory.rglob("*")) if p.is_file() and not _hidden(p.relative_to(directory))]
+    files = digests_of(directory)
     return {
         "directory": str(directory),
         "family": of.family.model_type,
@@ -121,16 +123,10 @@ def about(directory: Path) -> dict[str, Any]:
         "visual_tokens": visual_tokens(of.family),
         "context": of.shape.context,
         "train_bytes": {
-            f"nf4, {device}": to_train(of, How(device=device, checkpointing=device == "cuda")).peak
+            f"nf4, {device}": to_train(of, How("nf4", device, 32, "adamw", device == "cuda", of.stored_in_bf16)).peak
             for device in ("cpu", "cuda")
         },
         "serve_bytes": to_serve(of),
-        "digest": digest_of(directory),
-        "files": {
-            p.relative_to(directory).as_posix(): {"bytes": p.stat().st_size, "sha256": digest_of_file(p)} for p in files
-        },
+        "digest": digest_over(files),
+        "files": {n: {"bytes": (directory / n).stat().st_size, "sha256": digest} for n, digest in files.items()},
     }
-
-
-def _hidden(name: Path) -> bool:
-    return any(part.startswith(".") for part in name.parts)

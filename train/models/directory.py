@@ -7,6 +7,7 @@ from typing import Any
 
 from audit.errors import BadInput, Refused
 from train.gguf.files import PICKLES
+from train.models.chat import chat_template_of
 from train.models.family import Family
 from train.models.idefics3 import Idefics3
 from train.models.llava_next import LlavaNext
@@ -78,16 +79,16 @@ def check_directory(directory: Path) -> dict[str, Any]:
     return config
 
 
-def check_vocabulary(directory: Path, tokenizer: Any, embeddings: int, image_token: int) -> None:
+def check_vocabulary(directory: Path, tokenizer: Any, embeddings: int | None, image_token: int) -> None:
     """Refuse a tokenizer that is not the model's.
 
     Args:
-        embeddings: tokens for which the model holds an embedding.
+        embeddings: tokens for which the model holds an embedding; None where its weights are not open.
         image_token: id of the token that stands for an image.
     Raises: BadInput where a token has no embedding, or the tokenizer does not know the image token.
     """
     last = max(tokenizer.get_vocab().values(), default=-1)
-    if image_token >= embeddings or last >= embeddings:
+    if embeddings is not None and max(image_token, last) >= embeddings:
         what = f"the image token {image_token}" if image_token >= embeddings else f"token {last} of tokenizer.json"
         raise BadInput(
             f"{what} has no embedding: the model holds {embeddings}",
@@ -109,6 +110,31 @@ def family_of(directory: Path, max_visual_tokens: int | None = None) -> Family:
     kind = check_directory(directory)["model_type"]
     config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
     return FAMILIES[kind].of(config, processor_of(directory), max_visual_tokens)
+
+
+def tokenizer_of(directory: Path, family: Family, embeddings: int | None = None) -> Any:
+    """A model's own fast tokenizer, with the chat template that writes its images, and a token to pad with.
+
+    Args:
+        embeddings: see check_vocabulary.
+    Raises: BadInput where it cannot be read or is not the model's, or no template of the release writes images.
+    """
+    import transformers
+
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True, use_fast=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(
+            f"the tokenizer cannot be read: {type(error).__name__}",
+            where=str(directory),
+            hint="copy the model again from its medium and compare its digests",
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    check_vocabulary(directory, tokenizer, embeddings, family.image_token)
+    slot = tokenizer.convert_ids_to_tokens(family.image_token)
+    tokenizer.chat_template = chat_template_of(directory, tokenizer, slot)
+    return tokenizer
 
 
 def processor_of(directory: Path) -> dict[str, Any]:

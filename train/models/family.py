@@ -129,6 +129,10 @@ class Family(ABC):
         """Visual tokens that the language model reads of an image: in the sequence, or by cross-attention."""
 
     @abstractmethod
+    def tower_patches(self, grid: Grid) -> int:
+        """Patches that the tower computes for an image, those of padding and of whole images too."""
+
+    @abstractmethod
     def expansion(self, grid: Grid, slot: str) -> Expansion:
         """What stands in a rendered conversation in place of ``slot``, the text of the image token."""
 

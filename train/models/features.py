@@ -96,6 +96,8 @@ class Features:
         return found
 
     def _computed(self, image_id: str) -> Visual:
+        for part in self.loaded.family.vision:
+            self.loaded.model.get_submodule(part).eval()  # it may be asked in the middle of a training step
         with torch.no_grad():
             said = self.loaded.family.features(self.loaded.model, self._fitted(image_id))
         found = _moved(said, torch.device("cpu"))

@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
 from train.data.encode import Encoded
 from train.data.rows import PREFIX
+from train.models.cache import roomy
 from train.models.family import Placed, Sight
 from train.models.features import Features
 from train.models.forward import core, embedded
 from train.models.loading import Loaded
+from train.models.unpacked import unpacked
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,17 @@ def generate(
     found: list[list[Continuation]] = [[] for _ in prompts]
     randomness = torch.Generator(device="cpu").manual_seed(how.seed)
     done = 0
-    while groups:
-        batch = [groups.popleft()]
-        while groups and sum(len(g.members) for g in (*batch, groups[0])) * how.samples <= how.batch:
-            batch.append(groups.popleft())
-        asked = [([prompts[i] for i in group.members], group.common) for group in batch]
-        rows = _decode(loaded, model or loaded.model, asked, features, how, randomness)
-        for k, index in enumerate(i for group in batch for i in group.members):
-            found[index] = rows[k * how.samples : (k + 1) * how.samples]
-            done += 1
-        progress(done, len(prompts))
+    with unpacked(core(model or loaded.model)):
+        while groups:
+            batch = [groups.popleft()]
+            while groups and sum(len(g.members) for g in (*batch, groups[0])) * how.samples <= how.batch:
+                batch.append(groups.popleft())
+            asked = [([prompts[i] for i in group.members], group.common) for group in batch]
+            rows = _decode(loaded, model or loaded.model, asked, features, how, randomness)
+            for k, index in enumerate(i for group in batch for i in group.members):
+                found[index] = rows[k * how.samples : (k + 1) * how.samples]
+                done += 1
+            progress(done, len(prompts))
     return found
 
 
@@ -127,7 +129,7 @@ def _decode(
     heads = [(asked[0], 0, common) for asked, common in groups]
     ids, places, mask, sight = _laid(heads, loaded.tokenizer.pad_token_id, device)
     sight = replace(sight, visual=features.stack(image for head, _, _ in heads for image, _, _ in head.images))
-    cache = DynamicCache(config=inner.config.get_text_config())
+    cache = roomy(inner.config.get_text_config())
     unseen = Sight(None, sight.places[:0])
 
     def read(ids: torch.Tensor, mask: torch.Tensor, places: torch.Tensor, sight: Sight = unseen) -> torch.Tensor:

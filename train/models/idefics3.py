@@ -34,6 +34,8 @@ class Idefics3(Family):
     """Channel deviations of the normalisation."""
     resample: int = 1
     """PIL's number of the resampling filter."""
+    cells: int = 26
+    """Patches on a side of a tile."""
 
     model_type: ClassVar = "idefics3"
     vision: ClassVar = ("model.vision_model", "model.connector")
@@ -79,6 +81,7 @@ class Idefics3(Family):
             tuple(processor.get("image_mean", (0.5,) * 3)),
             tuple(processor.get("image_std", (0.5,) * 3)),
             int(processor.get("resample", 1)),
+            cells,
         )
 
     def fitted(self, image: Image.Image) -> Image.Image:
@@ -104,6 +107,10 @@ class Idefics3(Family):
     def visual_tokens(self, grid: Grid) -> int:
         """A run for each tile, and one for the whole image."""
         return (grid[0] * grid[1] + 1) * self.run
+
+    def tower_patches(self, grid: Grid) -> int:
+        """Those of the tiles, and of the whole image in one more."""
+        return (grid[0] * grid[1] + 1) * self.cells**2
 
     def expansion(self, grid: Grid, slot: str) -> Expansion:
         """The tiles row by row, each behind its name, then the whole image."""

@@ -94,6 +94,12 @@ class LlavaNext(Family):
         """The small whole, the rows and columns of the tiles, and a newline behind each row."""
         return self.side * self.side + grid[0] * (grid[1] + 1)
 
+    def tower_patches(self, grid: Grid) -> int:
+        """Those of the small whole, and of the tiles with their padding: of the smallest resolution that holds them."""
+        sizes = map(self._tokens_of, self.pinpoints)
+        tiled = min(rows * columns for rows, columns in sizes if rows >= grid[0] and columns >= grid[1])
+        return (1 + tiled // self.side**2) * (self.side**2 + int(self.drops_first))
+
     def expansion(self, grid: Grid, slot: str) -> Expansion:
         """The slot as often as there are visual tokens."""
         return Expansion(slot, (self.visual_tokens(grid),))

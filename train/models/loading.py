@@ -13,10 +13,10 @@ from audit.errors import BadInput, IntegrityFailure
 from train.data.encode import Encoder
 from train.gguf.files import digest_of
 from train.models import attention
-from train.models.chat import chat_template_of
 from train.models.devices import computed_in, placed
-from train.models.directory import FAMILIES, check_directory, check_vocabulary, processor_of
+from train.models.directory import FAMILIES, check_directory, processor_of, tokenizer_of
 from train.models.family import Family
+from train.models.parts import stored_in_bf16
 
 Precision = Literal["nf4", "int8", "bf16", "fp32"]
 
@@ -89,7 +89,7 @@ def load(
         )
     place, family_class = placed(device), FAMILIES[kind]
     try:
-        compute = computed_in(precision, place, _stored_in_bf16(directory))
+        compute = computed_in(precision, place, stored_in_bf16(directory))
         config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
         model, found = transformers.AutoModelForImageTextToText.from_pretrained(
             directory,
@@ -103,9 +103,6 @@ def load(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True, use_fast=True)
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
         processor = processor_of(directory)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise BadInput(
@@ -126,24 +123,10 @@ def load(
     if precision == "nf4":
         _keep_differentiable(model)
     family = family_class.of(config, processor, max_visual_tokens)
-    check_vocabulary(directory, tokenizer, model.get_input_embeddings().weight.shape[0], family.image_token)
-    tokenizer.chat_template = chat_template_of(
-        directory, tokenizer, tokenizer.convert_ids_to_tokens(family.image_token)
-    )
+    tokenizer = tokenizer_of(directory, family, model.get_input_embeddings().weight.shape[0])
     return Loaded(
         model, tokenizer, family, Encoder(tokenizer, family), directory, digest or digest_of(directory), precision
     )
-
-
-def _stored_in_bf16(directory: Path) -> bool:
-    """Whether every weight lies in bf16 on the disk; reads the heads of the files alone."""
-    from safetensors import safe_open
-
-    kinds = set()
-    for shard in sorted(directory.glob("*.safetensors")):
-        with safe_open(shard, framework="pt") as file:
-            kinds |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-    return kinds == {"BF16"}
 
 
 def _quantisation(family: type[Family], precision: Precision, compute: torch.dtype) -> Any:
@@ -194,10 +177,11 @@ def _keep_differentiable(model: Any) -> None:
 def check_precision(
     model: Any, family: Family | type[Family], precision: Precision, compute: torch.dtype | None = None
 ) -> None:
-    """Walk the modules: every language Linear is held as asked for, and nothing else is quantised.
+    """Walk the model: every language Linear is held as asked for, nothing else is quantised, and all of that is alike.
 
     Args:
-        compute: what every Linear that is not quantised must be held in; None does not look.
+        compute: what every weight that is not quantised must be held in, and 4-bit Linears compute in; None does not
+            look. No family keeps a weight in another type on purpose.
     Raises: IntegrityFailure naming the first module that is not (STACK 1.2: skip lists silently do nothing).
     """
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
@@ -210,17 +194,30 @@ def check_precision(
         held = type(module) if isinstance(module, Linear4bit | Linear8bitLt) else None
         if held is not (wanted if language else None):
             what = "is not quantised as asked" if language else "is quantised and must not be"
-            raise IntegrityFailure(
-                f"the Linear {name} {what}",
-                where="model loading",
-                hint="report this: the family's skip list does not fit this model",
-            )
-        if held is None and compute is not None and module.weight.dtype != compute:
-            raise IntegrityFailure(
-                f"the Linear {name} is held in {module.weight.dtype}, not in {compute}",
-                where="model loading",
-                hint="report this: transformers keeps a part of this model in another precision",
-            )
+            raise _misheld(f"the Linear {name} {what}", "the family's skip list does not fit this model")
+        if held is Linear4bit:
+            _check_four_bits(name, module, compute)
+    for name, weight in model.named_parameters():
+        if compute is not None and weight.is_floating_point() and weight.dtype != compute:
+            what = f"{name} is held in {weight.dtype}, not in {compute}"
+            raise _misheld(what, "transformers keeps a part of this model in another precision")
+
+
+def _check_four_bits(name: str, module: Any, compute: torch.dtype | None) -> None:
+    """Raise IntegrityFailure where a Linear4bit is no NF4 with double quantisation (arXiv 2305.14314, section 3)."""
+    weight, wrong = module.weight, ""
+    if weight.quant_type != "nf4":
+        wrong = f"is held in {weight.quant_type}, not in nf4"
+    elif not weight.compress_statistics:
+        wrong = "is quantised once, not twice"
+    elif compute is not None and module.compute_dtype != compute:
+        wrong = f"computes in {module.compute_dtype}, not in {compute}"
+    if wrong:
+        raise _misheld(f"the Linear {name} {wrong}", "transformers did not quantise this model as it was told")
+
+
+def _misheld(what: str, why: str) -> IntegrityFailure:
+    return IntegrityFailure(what, where="model loading", hint=f"report this: {why}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -103,6 +103,10 @@ class Mllama(Family):
         """States of the image's own tiles."""
         return grid[0] * grid[1] * self.patches
 
+    def tower_patches(self, grid: Grid) -> int:
+        """Those of as many tiles for every image; transformers pads a tile's to a multiple of eight."""
+        return self.tower_tiles * (self.patches + -self.patches % 8)
+
     def feature_bytes(self, grid: Grid, width: int, itemsize: int) -> int:
         """See Family; padding tiles have states, too."""
         return self.tiles * self.patches * width * itemsize

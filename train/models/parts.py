@@ -16,6 +16,7 @@ _PROJECTOR = re.compile(
 )
 _VISION = re.compile(r"(^|\.)(visual|vision_tower|vision_model)\.")
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|lm_head)\.weight$")
+_LINEAR = r"^(?!.*embed).*\.weight$"
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes by tensor name."""
 
@@ -36,6 +37,8 @@ class Parts:
     """(out, in) of each language Linear: what 4 bits hold."""
     adapted: tuple[tuple[int, int], ...]
     """(out, in) of each Linear that takes LoRA."""
+    seeing: tuple[tuple[int, int], ...] = ()
+    """(out, in) of each Linear of tower and projector that takes LoRA where they learn, too."""
 
     @property
     def total(self) -> int:
@@ -47,20 +50,24 @@ class Parts:
         """Parameters of the language Linears."""
         return sum(o * i for o, i in self.linears)
 
-    def adapter(self, rank: int) -> int:
-        """Parameters of an adapter of this rank."""
-        return rank * sum(o + i for o, i in self.adapted)
+    def adapter(self, rank: int, vision: bool = False) -> int:
+        """Parameters of an adapter of this rank, on tower and projector, too, or not."""
+        return rank * sum(o + i for o, i in (*self.adapted, *(self.seeing if vision else ())))
 
 
-def parts_of(shapes: Shapes, lora_targets: str) -> Parts:
+def parts_of(shapes: Shapes, lora_targets: str, vision_lora_targets: str = "") -> Parts:
     """Sort a model's tensors into parts, by their names on disk or in memory.
 
     Args:
         lora_targets: the family's root-anchored pattern; what follows ``layers`` in it is the same on disk.
+        vision_lora_targets: the same of tower and projector; what follows ``model`` in it is the same on disk. Empty
+            for all their Linears: what has two axes and is no embedding.
     """
     adapted_name = re.compile(r"layers" + lora_targets.partition("layers")[2] + r"\.weight$")
+    seeing = vision_lora_targets.removeprefix(r"model\.")
+    seeing_name = re.compile(rf"(^|\.)({seeing})\.weight$" if seeing else _LINEAR)
     counts = {"vision": 0, "projector": 0, "embeddings": 0, "language": 0}
-    linears, adapted = [], []
+    linears, adapted, sees = [], [], []
     for name, shape in shapes.items():
         part = _part(name)
         counts[part] += prod(shape)
@@ -68,7 +75,9 @@ def parts_of(shapes: Shapes, lora_targets: str) -> Parts:
             linears.append((shape[0], shape[1]))
             if adapted_name.search(name):
                 adapted.append((shape[0], shape[1]))
-    return Parts(**counts, linears=tuple(linears), adapted=tuple(adapted))
+        if part in ("vision", "projector") and len(shape) == 2 and seeing_name.search(name):
+            sees.append((shape[0], shape[1]))
+    return Parts(**counts, linears=tuple(linears), adapted=tuple(adapted), seeing=tuple(sees))
 
 
 def _part(name: str) -> str:
@@ -106,6 +115,17 @@ def shapes_of_file(path: Path) -> dict[str, tuple[int, ...]]:
             where=str(path),
             hint="copy the model again from its medium and compare its digests",
         ) from None
+
+
+def stored_in_bf16(directory: Path) -> bool:
+    """Whether every weight lies in bf16 on the disk; reads the heads of the files alone."""
+    from safetensors import safe_open
+
+    kinds = set()
+    for shard in sorted(directory.glob("*.safetensors")):
+        with safe_open(shard, framework="pt") as file:
+            kinds |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    return kinds == {"BF16"}
 
 
 def without_tied_head(shapes: Shapes, tied: bool) -> Shapes:

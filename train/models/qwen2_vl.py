@@ -87,6 +87,10 @@ class Qwen2VL(Family):
         """Rows times columns."""
         return grid[0] * grid[1]
 
+    def tower_patches(self, grid: Grid) -> int:
+        """A square of them a visual token."""
+        return self.visual_tokens(grid) * self.merge**2
+
     def expansion(self, grid: Grid, slot: str) -> Expansion:
         """The slot as often as there are visual tokens; its borders are the template's."""
         return Expansion(slot, (self.visual_tokens(grid),))

@@ -67,6 +67,8 @@ class Watch:
 
     patience: int = 10
     """Rows on end with a sign before it is believed; 0 believes only what is no number."""
+    measurements: int = 3
+    """The same of held-out accuracy, which few rows have; fewer where ``patience`` is."""
     limits: Limits = field(default_factory=Limits)
     """Where signs begin."""
     start: dict[str, float] = field(default_factory=dict)
@@ -75,6 +77,10 @@ class Watch:
     """Rows that ``start`` is the mean of."""
     signs: dict[str, int] = field(default_factory=dict)
     """Rows on end with each sign."""
+
+    def begin(self, row: Mapping[str, float]) -> None:
+        """Take in held-out accuracy before the first step."""
+        self._begin({name: value for name, value in row.items() if name in ACCURACY})
 
     def see(self, row: Mapping[str, float]) -> Diagnosis | None:
         """Take in a row of metrics; says what is wrong as soon as that is believed.
@@ -91,7 +97,8 @@ class Watch:
             if holds is None:
                 continue
             self.signs[kind] = self.signs.get(kind, 0) + 1 if holds else 0
-            if self.patience and self.signs[kind] >= self.patience and found is None:
+            patience = min(self.patience, self.measurements) if kind == "forgetting" else self.patience
+            if patience and self.signs[kind] >= patience and found is None:
                 found = told(self.signs[kind])
         return found
 
@@ -121,6 +128,7 @@ class Watch:
         name = next((name for name in ACCURACY if name in row), "")
         same_sign = None if same is None else same > limits.zero_std
         return [
+            ("not-a-number", bool(row["skipped"]) if "skipped" in row else None, _skipped),
             ("solved", same_sign and solved, lambda n: _solved(n, right, same or 0.0)),
             ("no-signal", same_sign and not solved, lambda n: _no_signal(n, same or 0.0, right, row)),
             (
@@ -150,8 +158,17 @@ def _not_a_number(names: list[str]) -> Diagnosis:
     return Diagnosis(
         "not-a-number",
         f"{', '.join(names)} is no finite number",
-        "The adapter's weights are then broken, and every step after this one is, too.",
-        "Go back to the last checkpoint or run again with half the --learning-rate.",
+        "What was learned from it cannot be trusted.",
+        "Run again with half the --learning-rate.",
+    )
+
+
+def _skipped(rows: int) -> Diagnosis:
+    return Diagnosis(
+        "not-a-number",
+        f"gradients are no finite numbers, for {rows} steps on end",
+        "Those steps were skipped, so the adapter is as it was before them.",
+        "Run again with half the --learning-rate; on a GPU try --precision bf16.",
     )
 
 
@@ -164,7 +181,7 @@ def _no_signal(rows: int, same: float, right: float, row: Mapping[str, float]) -
         remedy = "Raise --prefix-max or --gamma, or lower --delta-min; or train longer before aligning."
     else:
         why = "Almost no completion is right, so that there is nothing to compare: the policy lacks the knowledge."
-        remedy = "Turn on --prefix and take more --curriculum-steps, raise --gamma or --group; or train longer first."
+        remedy = "Run with --rcpa (more --curriculum-steps where it is on), or raise --group; or train longer first."
     what = f"in {same:.0%} of the groups all completions earned the same, for {rows} steps on end"
     return Diagnosis("no-signal", what, why, remedy)
 
@@ -183,7 +200,7 @@ def _forgetting(rows: int, now: float, base: float) -> Diagnosis:
         "forgetting",
         f"held-out accuracy is {now:.1%} and was {base:.1%} before, in {rows} measurements on end",
         "The policy follows its reward away from the right answers, or unlearns what it knew.",
-        "Raise --kl (0.04 is a start), lower --learning-rate, and read the completions for a cheat.",
+        "Lower --learning-rate or take fewer --steps, and read `cloche runs answers` for a cheat.",
     )
 
 

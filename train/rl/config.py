@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from audit.errors import BadInput
-from train.rl.objective import LossName, Objective
+from train.rl.objective import Objective
 
 
 @dataclass(frozen=True)
 class GrpoConfig:
     """How to align."""
 
-    steps: int = 20
+    steps: int = 100
     """Rollouts, each with its updates."""
     prompts: int = 16
     """Groups a step."""
@@ -22,11 +22,11 @@ class GrpoConfig:
     temperature: float = 1.0
     """Of the rollouts and of the log-probabilities."""
     learning_rate: float = 2e-4
-    """Of AdamW, constant after the first step."""
+    """Of AdamW, the same at every step."""
     kl: float = 0.0
     """Weight of the k3 estimate of KL to the policy without its adapter; 0 leaves the second forward out."""
-    domain: float = 1.0
-    """Weight of L_dom; 0 with ``shaping`` off leaves the transformed forward out."""
+    domain_weight: float = 1.0
+    """Weight of the domain constraint, L_dom; 0 with ``shaping`` off leaves the transformed forward out."""
     shaping: bool = True
     """Multiply advantages with 1 - JS."""
     resample: int = 2
@@ -35,7 +35,7 @@ class GrpoConfig:
     """Steps between checkpoints."""
     seed: int = 0
     """Seed of the prompts and the rollouts."""
-    loss: LossName = "dapo"
+    loss: Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo"] = "dapo"
     """How the tokens' terms are clipped and averaged."""
     epsilon_low: float | None = None
     """How far a ratio may fall below one; None takes the loss's own."""
@@ -57,14 +57,20 @@ class GrpoConfig:
     def __post_init__(self) -> None:
         """Raises: BadInput naming the setting that is out of bounds."""
         at_least = {"steps": 0, "prompts": 1, "group": 2, "max_new_tokens": 1, "resample": 0, "checkpoint_every": 1}
-        for name, least in {**at_least, "updates": 1, "micro_groups": 0, "kl": 0, "domain": 0}.items():
-            if not getattr(self, name) >= least:
-                raise BadInput(
-                    f"{name} must be {least} or more", where="alignment settings", hint="cloche align --help"
-                )
+        for name, least in {**at_least, "updates": 1, "micro_groups": 0, "kl": 0, "domain_weight": 0}.items():
+            if not least <= getattr(self, name) < float("inf"):
+                raise _refusal(name, f"must be {least} or more")
         for name in ("temperature", "learning_rate", "max_grad_norm"):
             if not 0 < getattr(self, name) < float("inf"):
-                raise BadInput(f"{name} must be above 0", where="alignment settings", hint="cloche align --help")
+                raise _refusal(name, "must be above 0")
+        for name in ("epsilon_low", "epsilon_high"):
+            if (value := getattr(self, name)) is not None and not 0 <= value < float("inf"):
+                raise _refusal(name, "must be 0 or more")
+        if self.scale_rewards not in ("auto", "group", "none"):
+            raise _refusal("scale_rewards", "must be one of auto, group, none")
+        _ = self.objective  # which refuses an unknown loss
+        if any(not 0 <= weight < float("inf") for weight in self.reward_weights):
+            raise _refusal("reward_weight", "must be 0 or more")
 
     @property
     def objective(self) -> Objective:
@@ -77,5 +83,5 @@ class GrpoConfig:
         return self.scale_rewards == "group" or (self.scale_rewards == "auto" and self.loss != "dr_grpo")
 
 
-def _refuse(rule: str) -> None:
-    raise BadInput(rule.replace("_", "-"), where="alignment settings", hint="cloche align --help")
+def _refusal(name: str, rule: str) -> BadInput:
+    return BadInput(f"--{name.replace('_', '-')} {rule}", where="alignment settings", hint="cloche align --help")

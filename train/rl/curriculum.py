@@ -39,7 +39,7 @@ P = TypeVar("P", bound=Asked)
 class CurriculumConfig:
     """The parts of RCPA, each with its switch. The names are the paper's where it has one."""
 
-    curriculum_steps: int = 100
+    curriculum_steps: int = 50
     """Steps of pre-alignment, S; then no prefix, the highest threshold, and the weights stay."""
     pace: Literal["steps", "competence"] = "steps"
     """What moves the curriculum on: the step over S, or the mean similarity over its target; then S is not used."""
@@ -154,13 +154,13 @@ class Curriculum:
         progress = self._reached if of.pace == "competence" else min(max(step / of.curriculum_steps, 0.0), 1.0)
         before = progress < 1
         cosine = 0.5 * (1 + math.cos(math.pi * progress))
-        rising = min(of.delta_min + (of.delta_max - of.delta_min) * progress, of.delta_max)
+        rising = _between(of.delta_min, of.delta_max, progress)
         return Lesson(
             progress,
             of.prefix_max * cosine if of.prefix and before else 0.0,
             {"rising": rising, "fixed": of.delta_max, "off": -1.0}[of.threshold],
             of.prefix_nll if of.prefix and before else 0.0,
-            min(of.difficulty_start + (of.difficulty_end - of.difficulty_start) * progress, of.difficulty_end),
+            _between(of.difficulty_start, of.difficulty_end, progress),
         )
 
     def prefix(self, encoder: Any, prompt: Asked, lesson: Lesson, rng: Random) -> tuple[int, ...]:
@@ -175,7 +175,7 @@ class Curriculum:
         return shown(encoder, prompt.rationale, prompt.reference, min(share, self.config.prefix_max))
 
     def rewards(self, similarities: Sequence[float], lesson: Lesson) -> list[float]:
-        """What each completion earns for its similarity to the reference, in [0, 1]."""
+        """What each completion earns for its similarity to the reference, in [0, 1 + gamma]."""
         if self.config.threshold == "off":
             return [float(s) for s in similarities]
         return [float(s >= lesson.threshold and s > 0) + self.config.gamma * s for s in similarities]
@@ -239,6 +239,11 @@ class Curriculum:
         """Go on from such a state; an empty one is a beginning."""
         self._difficulty = {str(k): float(v) for k, v in state.get("difficulty", {}).items()}
         self._similarity, self._reached = float(state.get("similarity", 0.0)), float(state.get("reached", 0.0))
+
+
+def _between(low: float, high: float, share: float) -> float:
+    """From one number to another, which is reached to the last bit."""
+    return min(low + (high - low) * share, high) if share < 1 else high
 
 
 def zero_signal(solved: float, group: int) -> float:

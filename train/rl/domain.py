@@ -9,12 +9,10 @@ several tokens, words that the policy spelt out in pieces, parts of other words 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from train.rl.table import Rule, Table
 
@@ -70,15 +68,6 @@ class Transform:
         """Behind an image's id, it names the transformed image."""
         return self.rule.kind.suffix
 
-    @property
-    def turned(self) -> bool:
-        """Whether width and height change places: the row's grid and positions are then other ones."""
-        return self.rule.kind.turned
-
-    def apply(self, image: Image.Image) -> Image.Image:
-        """The image, transformed."""
-        return self.rule.kind.apply(image)
-
     def swap(self, ids: np.ndarray) -> np.ndarray:
         """Each token's counterpart; ids past the tokenizer's last, which models pad their vocabulary with, stay."""
         known = ids < len(self.permutation)
@@ -129,18 +118,6 @@ class Transform:
     def applies(self, question: str, completion: str, ids: Sequence[Sequence[int]] = ()) -> bool:
         """Whether the constraint may be put on a conversation; arguments as `refusal` takes them."""
         return not self.refusal(question, completion, ids)
-
-    @cached_property
-    def unswappable(self) -> tuple[str, ...]:
-        """Written forms that are not one token each with their counterpart, alone or behind a space."""
-
-        def single(text: str) -> bool:
-            return len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) == 1
-
-        forms = self.rule.forms.items()
-        return tuple(
-            form for form, other in forms if not any(single(lead + form) and single(lead + other) for lead in ("", " "))
-        )
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ def run_grpo(
     watch: Watch | None = None,
     measure: Callable[[int, Any], Mapping[str, float]] = lambda step, model: {},
     tell: Callable[[str], None] = lambda what: None,
+    on_step: Callable[[Mapping[str, float]], None] = lambda row: None,
 ) -> Aligned:
     """Align an adapter; goes on from the store's checkpoint where there is one.
 
@@ -73,20 +74,22 @@ def run_grpo(
         on_groups: told every group of a step, replaced ones too, before the step learns from them.
         curriculum: gives prefixes, thresholds and weights; None is plain GRPO.
         watch: asked after each step whether training has collapsed; then the run stops.
-        measure: given the step and the policy after it; what it says goes into the step's metrics.
+        measure: given the step and the policy after it, and before the first step -1; what it says goes into the
+            step's metrics.
         tell: told what a person should know while it goes on.
+        on_step: told each step's metrics.
     Raises:
         BadInput: there is nothing to align on, or nothing to reward it by.
         Refused: the store's checkpoint is that of another run.
     """
-    _check(prompts, rewards, config)
+    check(prompts, rewards, config)
     shape = LoraConfig.of(adapter)
     features = features.live() if shape.vision else features
     model = attach(loaded, shape, adapter)
     rollouts = Rollouts(loaded, model, prompts, features, config, rewards, curriculum)
     updates = Updates(loaded, model, features, config, domain, tell)
     parts = {"updates": updates, "curriculum": curriculum, "watch": watch}
-    belongs, diagnosis = _digest(adapter, prompts, config, rewards, domain), None
+    belongs, diagnosis = _digest(adapter, prompts, config, rewards, domain, curriculum), None
     try:
         with gpu_may_be_lost("align"), recomputing(loaded, config.gradient_checkpointing) as updates.recomputes:
             at = restore(store, model, updates.optimizer, belongs, tell)
@@ -94,10 +97,13 @@ def run_grpo(
             for name, part in parts.items():
                 if part is not None and name in at.state:
                     part.resume(at.state[name])
+            if at.step == 0 and watch is not None:
+                watch.begin(measure(-1, model))
             for step in range(at.step, config.steps):
                 row = _step(rollouts, updates, step, on_groups)
                 metrics.append({**row, **measure(step, model)})
                 progress(step + 1, config.steps, f"steps, reward {row['reward']:.2f}")
+                on_step(metrics[-1])
                 if watch is not None and (found := watch.see(metrics[-1])) is not None:
                     diagnosis = found
                     tell(f"stopped after step {step + 1} of {config.steps}: {found}")
@@ -122,7 +128,7 @@ def _step(
     sampled = time.perf_counter()
     on_groups(step, groups)
     row = {"step": step, **_summary(groups, rollouts.config), **(lesson.metrics if lesson else {})}
-    row |= updates.learn([g for g in groups if g.kept], step, lesson.prefix_nll if lesson else 0.0)
+    row |= updates.learn(groups, step, lesson.prefix_nll if lesson else 0.0)
     seconds, tokens = time.perf_counter() - started, sum(len(c.ids) for g in groups for c in g.completions)
     return row | {
         "seconds": seconds,
@@ -136,8 +142,9 @@ def _summary(groups: Sequence[Group], config: GrpoConfig) -> dict[str, float]:
     """What a rollout earned: of the kept groups, but for the counts of those that taught nothing.
 
     Returns: reward and reward_std (mean over groups) in all; the same of each reward by name; similarity (of the first
-        reward); length in tokens; clipped, the share cut off; groups; zero_std, groups that taught nothing, and
-        zero_std_share, of all that were drawn; resampled, groups drawn in the place of others.
+        reward, over the groups as they were first drawn); length in tokens; clipped, the share cut off; groups;
+        zero_std, groups that taught nothing, and zero_std_share, of all that were drawn; resampled, groups drawn in the
+        place of others; weight, the curriculum's mean.
     """
     kept = [g for g in groups if g.kept]
     completions = [c for g in kept for c in g.completions]
@@ -152,17 +159,21 @@ def _summary(groups: Sequence[Group], config: GrpoConfig) -> dict[str, float]:
         "clipped": float(np.mean([not c.ended for c in completions])),
         "groups": float(len(kept)),
     }
+    if any(g.weight != 1 for g in kept):
+        found["weight"] = float(np.mean([g.weight for g in kept]))
     for number, name in enumerate(kept[0].scores):
         earned = [[s for s in g.scores[name] if s is not None] for g in kept]
         if any(earned):
             found[f"{name}/mean"] = float(np.mean([s for each in earned for s in each]))
             found[f"{name}/std"] = float(np.mean([np.std(each) for each in earned if each]))
-            if number == 0:
-                found["similarity"] = found[f"{name}/mean"]
+        first = [s for g in groups[: config.prompts] for s in g.scores[name] if s is not None]
+        if number == 0 and first:
+            found["similarity"] = float(np.mean(first))
     return found
 
 
-def _check(prompts: Sequence[Prompt], rewards: Sequence[Reward], config: GrpoConfig) -> None:
+def check(prompts: Sequence[Prompt], rewards: Sequence[Reward], config: GrpoConfig) -> None:
+    """Refuse what cannot be aligned, before anything costly begins. Raises as `run_grpo`."""
     if not prompts:
         raise BadInput(
             "there is nothing to align on: no kept triplet has a short answer",
@@ -186,7 +197,10 @@ def _digest(
     config: GrpoConfig,
     rewards: Sequence[Reward],
     domain: Sequence[Transform],
+    curriculum: Curriculum | None,
 ) -> str:
     """What a checkpoint belongs to: where the run began, what it asks, and by which numbers."""
-    said = [asdict(config), [asdict(p) for p in prompts], [r.name for r in rewards], [t.suffix for t in domain]]
+    lessons = asdict(curriculum.config) if curriculum else None
+    asked, by = [asdict(p) for p in prompts], [repr(r) for r in rewards]
+    said = [asdict(config), lessons, asked, by, [repr(t.rule) for t in domain]]
     return hashlib.sha256(adapter + json.dumps(said).encode()).hexdigest()

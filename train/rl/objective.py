@@ -23,7 +23,8 @@ _OWN = {"grpo": (0.2, 0.2), "dr_grpo": (0.2, 0.2), "dapo": (0.2, 0.28), "gspo": 
 class Objective:
     """What is minimised.
 
-    Source: grpo arXiv 2402.03300; dr_grpo 2503.20783; dapo 2503.14476; gspo 2507.18071; cispo 2506.13585.
+    Source: grpo arXiv 2402.03300; dr_grpo 2503.20783; dapo 2503.14476; gspo 2507.18071; cispo 2506.13585; the ratio
+        on KL 2512.02556.
     """
 
     loss: LossName = "dapo"
@@ -33,7 +34,7 @@ class Objective:
     epsilon_high: float | None = None
     """How far it may rise above one; of CISPO the ratio's ceiling itself. None takes the loss's own."""
     kl: float = 0.0
-    """Weight of the k3 estimate of KL to the reference."""
+    """Weight of KL to the reference: the k3 estimate times the ratio, whose gradient is that of KL and unbiased."""
 
     def __post_init__(self) -> None:
         """Raises: BadInput where there is no such loss."""
@@ -90,7 +91,7 @@ class Loss:
     value: torch.Tensor
     """() to be differentiated."""
     kl: float
-    """Share of the token mean of k3."""
+    """Share of the token mean of k3, each times its ratio."""
     clipped_low: float
     """Share of the tokens with a bad completion whose ratio had fallen too far: they teach nothing."""
     clipped_high: float
@@ -120,7 +121,7 @@ def policy_loss(objective: Objective, tokens: Tokens, totals: Totals) -> Loss:
         if tokens.reference is None:
             raise ValueError("KL needs the reference's log-probabilities")
         away = tokens.reference - now
-        k3 = away.exp() - away - 1
+        k3 = (away.exp() - away - 1) * ratio
         each = each + objective.kl * k3
     value = (each * _weights(objective.loss, lengths[tokens.owners], totals)).sum()
     share = 1 / max(1, totals.tokens)

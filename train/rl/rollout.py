@@ -52,6 +52,10 @@ class Group:
     """(G,) float64: how much better each is than its group."""
     prefix: tuple[int, ...] = ()
     """Tokens that all completions were given."""
+    given: str = ""
+    """The same as words."""
+    weight: float = 1.0
+    """What a curriculum multiplied its advantages with."""
     kept: bool = True
     """Whether the step goes on with it; one that taught nothing was replaced."""
 
@@ -131,8 +135,8 @@ class Rollouts:
         earned = np.array([[np.nan if s is None else s for s in each] for each in scores.values()]).T  # (G, K)
         weights = np.array(self.config.reward_weights or [1.0] * len(self.rewards))
         counts = 1.0
-        if self.curriculum and lesson:
-            similarities = np.nan_to_num(earned[:, 0]).tolist()
+        if self.curriculum and lesson and not np.isnan(earned[:, 0]).any():  # whether it applies, no answer can change
+            similarities = earned[:, 0].tolist()
             self.curriculum.saw(prompt, similarities, prefixed=bool(prefix))
             earned[:, 0] = self.curriculum.rewards(similarities, lesson)
             counts = self.curriculum.weight(prompt, lesson)
@@ -144,6 +148,8 @@ class Rollouts:
             tuple(np.nansum(earned * weights, 1).tolist()),
             counts * advantages_of(earned, weights, self.config.scaled),
             prefix,
+            self.loaded.tokenizer.decode(prefix),
+            counts,
         )
 
 

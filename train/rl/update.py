@@ -25,15 +25,17 @@ from train.rl.objective import Tokens, Totals, policy_loss
 from train.rl.rollout import Group, asked_of
 from train.rl.scoring import Other, Scores, scored
 
+NOTHING = Continuation((), (), False)
+"""Stands in the row of a group of which the prefix alone is learned."""
 
-def group_row(asked: Encoded, completions: Sequence[Continuation], learned: bool = True, prefix: int = 0) -> Row:
+
+def group_row(asked: Encoded, completions: Sequence[Continuation], prefix: int = 0) -> Row:
     """A group as one row: the prompt once, each completion a branch; truncated ones are not learned.
 
     Args:
-        learned: whether completions are learned at all.
         prefix: tokens at the prompt's end that are learned, too, in the shared part.
     """
-    branches = [continued(asked, c.ids, c.ended and learned) for c in completions]
+    branches = [continued(asked, c.ids, c.ended) for c in completions]
     if prefix:
         marked = branches[0].learned.copy()
         marked[len(asked.ids) - prefix : len(asked.ids)] = True
@@ -46,17 +48,23 @@ class Material:
     """What a rollout's updates learn from."""
 
     groups: Sequence[Group]
-    """Those that teach something, or whose prefix does."""
+    """Those that teach something by their rewards, their prefix, the domain or KL."""
+    read: list[np.ndarray]
+    """(G,) bool a group: which completions stand in its row."""
     rows: list[Row]
     """One a group."""
     totals: Totals
-    """What the policy's sums are divided by."""
+    """What the policy's sums are divided by; groups whose rewards are all alike count where KL has a weight."""
     prefix_nll: float
-    """Weight of prefix tokens, divided by their number."""
+    """Weight of prefix tokens."""
+    prefix_tokens: int
+    """Of all groups."""
     transform: Transform | None
     """What the domain constraint shows this time."""
     applies: list[np.ndarray]
     """(G,) bool a group: whether the constraint may be put on a completion."""
+    constrained: int
+    """Learned tokens that it is put on."""
     turned: list[Row] = field(default_factory=list)
     """The rows under the transform."""
     old: list[torch.Tensor | None] = field(default_factory=list)
@@ -88,7 +96,7 @@ class Updates:
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         self.loaded, self.model, self.features, self.config = loaded, model, features, config
-        self.transforms = transforms if config.domain or config.shaping else ()
+        self.transforms = transforms if config.domain_weight or config.shaping else ()
         self.weights = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = optimizer or torch.optim.AdamW(self.weights, lr=config.learning_rate, weight_decay=0.0)
         self.fitting = Fitting(config.micro_groups or config.prompts, tell)
@@ -105,7 +113,12 @@ class Updates:
         self.fitting.rows = int(state.get("groups", self.fitting.rows))
 
     def learn(self, groups: Sequence[Group], step: int, prefix_nll: float = 0.0) -> dict[str, float]:
-        """Take a rollout's optimizer steps; what the last pass over it found, empty where nothing can be learned."""
+        """Take a rollout's optimizer steps; what the last pass over it found, empty where nothing can be learned.
+
+        Args:
+            groups: of the rollout; of those that were replaced, only the given prefix is learned.
+            prefix_nll: weight of the mean negative log-likelihood of prefix tokens.
+        """
         material = self._material(groups, step, prefix_nll)
         if not any((row.learned & (row.sources >= 0)).any() for row in material.rows):
             return {}
@@ -115,56 +128,82 @@ class Updates:
             norm = float(torch.nn.utils.clip_grad_norm_(self.weights, self.config.max_grad_norm))
             found |= {"grad_norm": norm, "skipped": float(not np.isfinite(norm))}
             if found["skipped"]:
-                self.tell(f"step {step} is skipped: its gradient is not a finite number")
-                del found["loss"], found["grad_norm"]
+                self.tell(f"step {step + 1} is skipped: its gradient is not a finite number")
+                found = {name: value for name, value in found.items() if np.isfinite(value) and name != "loss"}
             else:
                 self.optimizer.step()
             self._forget()
         return found
 
     def _material(self, groups: Sequence[Group], step: int, prefix_nll: float) -> Material:
-        useful = [g for g in groups if g.teaches or (g.prefix and prefix_nll)]
+        useful = [g for g in groups if (g.prefix and prefix_nll) or (g.kept and (g.teaches or self.pulls))]
         encoded = [asked_of(self.loaded, self.features, g.prompt, g.prefix) for g in useful]
-        rows = [_row(asked, g, g.completions, prefix_nll) for asked, g in zip(encoded, useful, strict=True)]
-        teaching = [g for g in useful if g.teaches]
+        transform, applies = self._transform(useful, encoded, step)
+        read = [_read(g, self._counts(g) or bool(a.any())) for g, a in zip(useful, applies, strict=True)]
+        rows = [
+            _row(asked, g, chosen, g.completions, prefix_nll)
+            for asked, g, chosen in zip(encoded, useful, read, strict=True)
+        ]
+        counted = [g for g in useful if self._counts(g)]
         totals = Totals(
-            sum(len(c.ids) for g in teaching for c in g.completions if c.ended),
-            sum(len(g.completions) for g in teaching),
+            sum(len(c.ids) for g in counted for c in g.completions if c.ended),
+            sum(len(g.completions) for g in counted),
             self.config.max_new_tokens,
         )
+        constrained = sum(
+            len(c.ids) * int(may)
+            for g, a in zip(useful, applies, strict=True)
+            for c, may in zip(g.completions, a, strict=True)
+            if c.ended
+        )
         prefixes = sum(len(g.prefix) for g in useful) if prefix_nll else 0
-        transform, applies = self._transform(useful, encoded, step)
-        nothing: list[torch.Tensor | None] = [None] * len(useful)
-        material = Material(useful, rows, totals, prefix_nll / max(1, prefixes), transform, applies)
-        material.old, material.reference = [*nothing], [*nothing]
+        material = Material(useful, read, rows, totals, prefix_nll, prefixes, transform, applies, constrained)
+        material.old, material.reference = [None] * len(useful), [None] * len(useful)
         if transform:
-            material.turned = [self._turned(g, transform, prefix_nll) for g in useful]
+            material.turned = [
+                self._turned(g, transform, chosen, prefix_nll) for g, chosen in zip(useful, read, strict=True)
+            ]
         return material
+
+    @property
+    def pulls(self) -> bool:
+        """Whether groups teach something, too, whose completions all earned the same: KL and the domain do."""
+        return bool(self.config.kl or (self.transforms and self.config.domain_weight))
+
+    def _counts(self, group: Group) -> bool:
+        """Whether a group's tokens stand in the policy's sums."""
+        return group.kept and (group.teaches or bool(self.config.kl))
 
     def _transform(
         self, groups: Sequence[Group], encoded: Sequence[Encoded], step: int
     ) -> tuple[Transform | None, list[np.ndarray]]:
-        """The transform whose turn it is, or the next that may be put on some completion; and on which it may."""
+        """The transform whose turn it is, or the next that may be put on some completion; and on which it may.
+
+        A completion that was cut off is not learned, so nothing is put on it, and nothing on a group that was replaced.
+        """
         for turn in range(len(self.transforms)):
             transform = self.transforms[(step + turn) % len(self.transforms)]
             applies = [self._applies(transform, g, asked) for g, asked in zip(groups, encoded, strict=True)]
             if any(each.any() for each in applies):
                 return transform, applies
-        return None, []
+        return None, [np.zeros(len(g.completions), bool) for g in groups]
 
     def _applies(self, transform: Transform, group: Group, asked: Encoded) -> np.ndarray:
-        """(G,) bool: whether the constraint may be put on a completion."""
-        question, given = " ".join(t.text for t in group.prompt.turns), self.loaded.tokenizer.decode(group.prefix)
-        ids = asked.ids[~asked.visual].tolist()
-        said = zip(group.texts, group.completions, strict=True)
-        return np.array([transform.applies(question, given + text, (ids, c.ids)) for text, c in said])
+        """(G,) bool: whether the constraint may be put on a completion, the prefix that it was given and all."""
+        question, ids = " ".join(t.text for t in group.prompt.turns), asked.ids[~asked.visual].tolist()
+        said = [(*group.prefix, *c.ids) for c in group.completions]
+        texts = [self.loaded.tokenizer.decode(each, skip_special_tokens=True) for each in said]
+        judged = zip(texts, said, group.completions, strict=True)
+        return np.array(
+            [group.kept and c.ended and transform.applies(question, text, (ids, each)) for text, each, c in judged]
+        )
 
-    def _turned(self, group: Group, transform: Transform, prefix_nll: float) -> Row:
+    def _turned(self, group: Group, transform: Transform, chosen: np.ndarray, prefix_nll: float) -> Row:
         """A group's row under the transform: the image's own grid, and the words that are right for it."""
         asked = asked_of(self.loaded, self.features, group.prompt, group.prefix, transform.suffix)
         asked = replace(asked, ids=np.where(asked.visual, asked.ids, transform.swap(asked.ids)))
         swapped = [replace(c, ids=tuple(transform.swap(np.array(c.ids)).tolist())) for c in group.completions]
-        return _row(asked, group, swapped, prefix_nll)
+        return _row(asked, group, chosen, swapped, prefix_nll)
 
     def _gradients(self, material: Material, size: int) -> dict[str, float]:
         """Add up the gradients of all groups, some at a time."""
@@ -188,30 +227,42 @@ class Updates:
         kept = [len(segments) for segments in own]
         if any(one is None for one in material.old[here]):
             material.old[here] = policy.logprobs.detach().split(kept)
-            if config.kl:
-                with torch.no_grad(), self.model.disable_adapter():
-                    material.reference[here] = self._scores(batch, temperatures).logprobs.split(kept)
-        owners = batch.owners[said]
-        advantages = self._tensor(np.concatenate([g.advantages for g in groups])).float()[owners]
-        share = 1 / max(1, material.totals.tokens)
-        found = {"entropy": float(policy.entropy[said].sum()) * share}
+        if config.kl and any(one is None for one in material.reference[here]):
+            with torch.no_grad(), self.model.disable_adapter():
+                material.reference[here] = self._scores(batch, temperatures).logprobs.split(kept)
+        owners, read = batch.owners[said], material.read[here]
+        sizes = [np.count_nonzero(chosen) for chosen in read]
+
+        def each(told: Sequence[np.ndarray]) -> torch.Tensor:
+            """What is told of completions, for each learned token."""
+            chosen = np.concatenate([one[stands] for one, stands in zip(told, read, strict=True)])
+            return self._tensor(chosen).float()[owners]
+
+        advantages = each([g.advantages for g in groups])
+        counts = self._tensor(np.repeat([self._counts(g) for g in groups], sizes)).float()[owners]
+        found = {"entropy": float((policy.entropy[said] * counts).sum()) / max(1, material.totals.tokens)}
         domain = policy.logprobs.new_zeros(())
         if material.transform is not None:
-            gate = self._tensor(np.concatenate(material.applies[here])).float()[owners]
-            js = policy.js[said] * gate
-            domain = config.domain * (policy.kl[said] * gate).sum() * share
-            advantages = advantages * (1 - js) if config.shaping else advantages
+            gate = each(material.applies[here])
+            js, apart = policy.js[said] * gate, (policy.kl[said] * gate).sum() / max(1, material.constrained)
+            domain = config.domain_weight * apart
+            if config.shaping:  # D_i, the mean over a completion (METHODS 3.2)
+                lengths = owners.bincount().clamp(min=1)
+                mean = torch.zeros_like(lengths, dtype=js.dtype).index_add(0, owners, js) / lengths
+                advantages = advantages * (1 - mean)[owners]
             found |= {
-                "domain_kl": float((policy.kl[said].detach() * gate).sum()) * share,
-                "domain_js": float(js.sum()) * share,
+                "domain_kl": float(apart.detach()),
+                "domain_js": float(js.sum()) / max(1, material.constrained),
             }
         first = config.updates == 1
         old = None if first else torch.cat(material.old[here])[said]  # type: ignore[arg-type]
         reference = torch.cat(material.reference[here])[said] if config.kl else None  # type: ignore[arg-type]
         tokens = Tokens(policy.logprobs[said], advantages, owners, old, reference)
         policy_part = policy_loss(config.objective, tokens, material.totals)
-        given = -policy.logprobs[~said].sum()
+        given = -policy.logprobs[~said].sum() / max(1, material.prefix_tokens)
         loss = policy_part.value + domain + material.prefix_nll * given
+        if material.prefix_tokens:
+            found["prefix_nll"] = float(given.detach())
         loss.backward()
         found |= {
             "loss": float(loss.detach()),
@@ -247,8 +298,16 @@ class Updates:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def _row(asked: Encoded, group: Group, completions: Sequence[Continuation], prefix_nll: float) -> Row:
-    return group_row(asked, completions, group.teaches, len(group.prefix) if prefix_nll else 0)
+def _read(group: Group, learned: bool) -> np.ndarray:
+    """(G,) bool: the completions that are learned. Those that were cut off would be computed for nothing."""
+    return np.array([learned and c.ended for c in group.completions])
+
+
+def _row(
+    asked: Encoded, group: Group, chosen: np.ndarray, completions: Sequence[Continuation], prefix_nll: float
+) -> Row:
+    read = [c for c, stands in zip(completions, chosen, strict=True) if stands]
+    return group_row(asked, read or [NOTHING], prefix=len(group.prefix) if prefix_nll else 0)
 
 
 def _segments(row: Row) -> np.ndarray:

@@ -256,13 +256,13 @@ def test_images_without_a_place_name_the_conversation(v16: Any, v16_llama3: Any,
     for one in (v16, v16_llama3, loaded):
         with pytest.raises(BadInput, match="1 are named, the text has 0 image tokens") as caught:
             one.encoder.encode(talk(Turn("assistant", "Yes", True)), [(2, 2)])
-        assert caught.value.where == "conversation story-7" and "chat template" in caught.value.hint
+        assert caught.value.where == "record r, conversation story-7" and "chat template" in caught.value.hint
         with pytest.raises(BadInput, match="2 are named, 1 were opened") as caught:
             one.encoder.encode(talk(Turn("user", "Is it?"), images=2), [(2, 2)])
-        assert caught.value.where == "conversation story-7" and caught.value.hint
+        assert caught.value.where == "record r, conversation story-7" and caught.value.hint
         with pytest.raises(BadInput, match="begins with an answer") as caught:
             one.encoder.encode(talk(Turn("assistant", "Yes", True), images=0), [])
-        assert caught.value.where == "conversation story-7" and caught.value.hint
+        assert caught.value.where == "record r, conversation story-7" and caught.value.hint
         with pytest.raises(BadInput, match="image tokens"):
             one.encoder.prompt([Turn("assistant", "Yes")], ("i",), [(2, 2)])
 

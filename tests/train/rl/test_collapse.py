@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from appliance.jobs.align import AlignSettings
 from train.rl.collapse import Diagnosis, Watch
 from train.rl.curriculum import CurriculumConfig
 from train.rl.grpo import GrpoConfig
 
 HEALTHY = {
     "step": 0, "reward": 0.3, "similarity": 0.4, "zero_std_share": 0.3, "entropy": 1.2, "length": 9.0, "clipped": 0.1,
-    "held_exact": 0.3, "loss": 0.01, "kl": 0.001,
+    "held_exact": 0.3, "loss": 0.01, "kl": 0.001, "skipped": 0.0,
 }  # fmt: skip
 PATIENCE = 4
 
@@ -34,14 +35,16 @@ SIGNS: dict[str, dict[str, float]] = {
     "entropy": {"entropy": 0.23},
     "empty": {"length": 1.7},
     "truncated": {"clipped": 0.95},
+    "not-a-number": {"skipped": 1.0},
 }
 
 
 @pytest.mark.parametrize("kind", SIGNS)
 def test_each_sign_is_believed_after_patience(kind: str) -> None:
     healthy, bad = [HEALTHY] * 5, HEALTHY | SIGNS[kind]
-    assert told([*healthy, *[bad] * PATIENCE]) == [""] * (5 + PATIENCE - 1) + [kind]
-    assert not any(told([*healthy, *([bad] * (PATIENCE - 1) + [HEALTHY]) * 5])), "on end, not in all"
+    patience = 3 if kind == "forgetting" else PATIENCE
+    assert told([*healthy, *[bad] * patience]) == [""] * (5 + patience - 1) + [kind]
+    assert not any(told([*healthy, *([bad] * (patience - 1) + [HEALTHY]) * 5])), "on end, not in all"
     silent = {"step": 1.0}  # a row without the figure neither counts nor clears
     assert told([*healthy, bad, bad, silent, bad, bad])[-1] == kind
     assert not any(told([*healthy, *[bad] * 20], patience=0))
@@ -72,7 +75,7 @@ def test_the_words_fit_the_run() -> None:
         return next(found for row in rows if (found := watch.see(row)))
 
     starving = HEALTHY | {"zero_std_share": 0.9, "similarity": 0.02}
-    assert "--prefix " in first([starving] * 2).remedy
+    assert "--rcpa" in first([starving] * 2).remedy
     assert "--prefix-max" in first([starving | {"prefix_share": 0.4}] * 2).remedy
     assert "--temperature" in first([starving | {"similarity": 0.6}] * 2).remedy
     assert "90%" in first([starving] * 2).what and "2 steps" in first([starving] * 2).what
@@ -82,7 +85,9 @@ def test_the_words_fit_the_run() -> None:
 
 
 def test_every_flag_that_a_remedy_names_is_a_setting() -> None:
-    known = {field.name for config in (GrpoConfig, CurriculumConfig) for field in fields(config)}
+    known = {field.name for config in (GrpoConfig, CurriculumConfig, AlignSettings) for field in fields(config)} | {
+        "rcpa"
+    }
     said = []
     for change in (*SIGNS.values(), {"loss": math.nan}, {"zero_std_share": 1.0, "prefix_share": 0.3}):
         for begun in ([HEALTHY] * 3, []):

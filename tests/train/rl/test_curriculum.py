@@ -128,7 +128,7 @@ def test_a_better_answer_never_earns_less(low: float, high: float, others: list[
 
 
 def test_prefixes_follow_the_schedule_and_leave_some_out(loaded: Any) -> None:
-    config = CurriculumConfig(offset=0.25, prefix_jitter=0.3, prefix_max=0.8)
+    config = CurriculumConfig(100, offset=0.25, prefix_jitter=0.3, prefix_max=0.8)
     curriculum, rng = Curriculum(config), Random(5)
     whole = len(loaded.tokenizer(prompt().rationale)["input_ids"])
     for step, share in ((0, 0.8), (50, 0.4)):

@@ -225,6 +225,121 @@ CASES = {
 }
 
 
+HARD: dict[str, dict[str, tuple[str, ...]]] = {
+    "brain-mri": {
+        GATED: (
+            "Is there any tumor left?", "How many are left in the brain?",
+            "Is there tumour left after resection?", "Nothing left?", "No lesion left.",
+            "Has the patient left hospital?", "Has he left?", "How much oedema is left?",
+            "Was he left with a deficit?", "The operation left a cavity", "What was left?",
+            "Is there enough brain left to resect?", "Any left?", "Is that right, doctor?", "This is T2, right?",
+            "Am I right?", "That's right.", "Is it the right diagnosis?", "Is the nondominant hemisphere affected?",
+            "Is it the non-dominant side?", "On the side of language dominance?", "Is the patient sinistral?",
+            "Does it explain the dysphasia?", "Is there hemineglect?", "Gerstmann's syndrome?", "RMCA infarct",
+            "LICA", "LH", "Rt. frontal", "on the R", "l frontal", "lobus dexter", "Is the aorta seen?",
+            "a right-to-left shunt", "left atrial myxoma", "parasagittally left?", "Is it the left profile?",
+        ),
+        SWAPPED: (
+            "Is the stroke left or right?", "The patient has left frontal oedema.",
+            "Is the lesion left?", "Is it left?",
+            "The mass is on the left, with oedema.", "Is there any lesion in the left lobe?",
+            "Is there a mass on the left?", "No lesion on the right.", "Left.", "Is there any left frontal lesion?",
+            "How much oedema is on the left?", "left-hand side", "Left, right, or both?",
+            "There is no lesion in the right lobe.", "What lies in the left thalamus?",
+            "Which lesion is on the left?",
+        ),
+        KEPT: (
+            "metastasis of lung cancer", "Is there any residual tumour?", "Is the sinus thrombosed?",
+            "Ventricular size?",
+        ),
+    },
+    "chest-xray": {
+        GATED: (
+            "RLL", "LLL", "RIJ", "hemi-thorax", "dextroscoliosis", "Sinistral", "Which pulmonary artery is wide?",
+            "retrocardiac", "cardiophrenic", "myocardium", "hemopericardium", "AICD", "ICDs", "paratracheal",
+            "mainstem", "paramediastinal", "hepatomegaly", "splenomegaly", "RUL", "LUL", "RML", "LIJ", "RMB", "LSC",
+            "levoscoliosis", "hemi thorax", "dexter", "LVH", "RAO", "RPA", "RUZ opacity", "r lung", "l. base",
+            "Which costophrenic angle?", "Which of the lungs is clear?", "which rib", "main bronchus",
+            "perihilar haze", "hilus", "nasogastric tube", "NGT", "asplenia", "cholecystectomy clips", "gallbladder",
+            "Chilaiditi", "Kartagener", "scimitar sign", "lobectomy", "CABG", "mitral", "LVAD", "IABP", "leads",
+            "pacer", "loop recorder", "CTR", "silhouette", "cavoatrial", "IVC", "brachiocephalic", "great vessels",
+            "AP window", "aneurysm", "subdiaphragmatic", "hemi-diaphragm", "minor fissural", "pneumomediastinum",
+            "tracheostomy", "endotracheal", "left-ward", "ipsilateral", "laterally", "epigastric",
+        ),
+        KEPT: (
+            "costophrenic angles blunted?", "Is there a hemothorax?", "haemothorax", "air bronchograms",
+            "bronchiectasis", "cavitation", "central line", "rib fracture, displaced", "Kerley B lines", "scoliosis",
+            "a port", "Is it bilateral?", "Which view is it?", "emphysema", "pleural plaques", "septal lines",
+            "Is there free air?", "sternal wires",
+        ),
+    },
+    "histology": {
+        GATED: (
+            "up", "upwards", "downwards", "upward", "sideways", "the upside", "beneath", "Where is the tumour?",
+            "top-left", "Which part of the picture is pink?", "Which way does it grow?", "the other side",
+            "in the second row", "diagonal", "What does the label say?", "Is there a scale bar?", "RHS", "Rt",
+            "Is the image rotated?", "counter-clockwise", "On which side is the gland?", "Which half is necrotic?",
+            "Which edge is inked?", "uppermost", "westwards",
+        ),
+        KEPT: (
+            "columnar cells", "high power", "a low grade tumour", "under the microscope", "the deep margin",
+            "luminal surface",
+        ),
+    },
+    "retina": {
+        GATED: (
+            "O.D.", "oculus dexter", "R eye", "RT", "o.s.", "O.S", "O D", "oculus sinister", "L eye", "LT", "r eye",
+            "l", "Rt eye", "lt.", "oculo sinistro", "oculi dextri", "O.U.", "both", "le", "re.", "od", "Os", "rgt",
+            "lft", "dextra", "RE.", "bilateral", "the opposite eye", "Is any haemorrhage left?",
+            "Is it right, doctor?", "Has he left?", "RHS", "Was the laser scar left behind?",
+            "Is it the right exposure?", "a left-handed patient", "sinistra", "laevus, levo",
+        ),
+        SWAPPED: (
+            "OD", "OS.", "right eye", "The LEFT eye", "Is it OD or OS?", "Is the haemorrhage on the left?",
+        ),
+        KEPT: (
+            "ocular hypertension", "intraocular gas", "nasal", "the temporal arcade", "Is there a tear?",
+            "re-treated scars",
+        ),
+    },
+    "remote-sensing": {
+        GATED: (
+            "upwards", "downwards", "beneath", "NNE", "WSW", "ne", "Where is the ship?", "Which way does it sail?",
+            "L", "Which part is wooded?", "on the far side", "in the third row", "sideways", "Rt",
+            "Is the image tilted?",
+        ),
+        KEPT: (
+            "new houses", "the riverside", "Is the sea calm?", "a two-lane road",
+        ),
+    },
+    "food": {
+        GATED: (
+            "Is there any soup left?", "How much rice is left?", "Has the guest left?", "Is it right, chef?",
+            "right sauce", "no bread left", "left to rest", "This is rice, right?", "R", "lt",
+            "Is it the right order?", "Who left?",
+        ),
+        SWAPPED: (
+            "Is there any soup on the left?", "Is the soup left or right?", "Left.", "to the right of the rice",
+        ),
+        KEPT: (
+            "bright red", "soup", "Is it spicy?",
+        ),
+    },
+}  # fmt: skip
+"""What fresh readers found to be treated wrongly, as a question and as an answer."""
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_hard_words_are_judged_in_question_and_answer(name: str) -> None:
+    for outcome, texts in HARD[name].items():
+        for text in texts:
+            for rule in table_of(name).rules:
+                asked = rule.judge(text)
+                assert asked.outcome == outcome, f"{name}, {rule.kind.name}: {text} {asked}"
+                if "profile" not in text and "sagittal" not in text:  # gates of questions only
+                    assert rule.judge("What is seen?", text).outcome == outcome, text
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_what_each_table_does_to_real_questions(name: str) -> None:
     assert sum(map(len, CASES[name].values())) >= 20
@@ -248,6 +363,47 @@ def test_answers_are_swapped_and_gated_too() -> None:
     assert brain.judge("Where is it?", "In the posterior fossa").outcome == GATED
     assert brain.judge("Which plane?", "sagittal").outcome == KEPT  # a gate of questions only
     assert chest.judge("What is there?", "A large heart").outcome == GATED
+
+
+@pytest.mark.parametrize("name", ["brain-mri", "retina", "food"])
+def test_an_answer_and_its_mirrored_one_are_gated_alike(name: str) -> None:
+    """Else one side alone would be constrained, which teaches a side."""
+    (rule,) = table_of(name).rules
+    answers = (
+        *(
+            "Left.",
+            "It is left.",
+            "The answer is left.",
+            "It lies on the left. The answer is left.",
+            "<answer>left</answer>",
+        ),
+        *(
+            "There is one on the left.",
+            "left side",
+            "The left one",
+            "He has left-sided signs.",
+            "The patient has left signs.",
+        ),
+        *(
+            "No oedema left.",
+            "There is a mass left.",
+            "left after that",
+            "left with a rim",
+            "is left with a rim",
+            "left a bit",
+        ),
+        *(
+            "left of the centre",
+            "Left, as it seems",
+            "leftmost",
+            "It is the left, not the right.",
+            "on the left, I am sure",
+        ),
+    )
+    for answer in answers:
+        found = rule.judge("Which side?", answer)
+        assert rule.judge("Which side?", rule.swap_text(answer)).outcome == found.outcome, answer
+    assert all(rule.judge("Which side?", answer).outcome == SWAPPED for answer in answers[:10])
 
 
 def test_parts_of_words_are_never_swapped() -> None:

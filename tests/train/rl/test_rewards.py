@@ -4,15 +4,16 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from audit.errors import BadInput
+from train.rl.guards import repeats
 from train.rl.rewards import KINDS, Case, Reward, combined, exact, named, token_f1
 from train.rl.rewards.rouge_l import rouge_l
 from train.rl.units import quantities, unit_of
 
-RULES = f"rules:{Path(__file__).parents[2] / 'docs' / 'rules-example.toml'}"
+RULES = f"rules:{Path(__file__).parents[3] / 'docs' / 'rules-example.toml'}"
 FORM = "format:{rationale} The answer is {answer}."
 ALL = (
     "exact",
@@ -404,6 +405,160 @@ def test_ten_ways_to_cheat_each_reward(spec: str, asked: tuple[str, str], honest
         assert found is not None and found < earned, cheat
 
 
+WORDS_ALIKE = ("exact", "closed", "token_f1", "rouge_l", "brevity", "brevity:closed", RULES)
+COUNT = ("How many lesions are there?", "2")
+LETTERED = ("Which plane? A. axial, B. coronal", "B")
+PARROT = (
+    "axial coronal sagittal",
+    "axial, coronal or sagittal",
+    "axial coronal",
+    "axial or",
+    "either axial",
+    "axial or not",
+)
+FOUND: list[tuple[tuple[str, ...], tuple[str, str], tuple[str, ...]]] = [
+    (WORDS_ALIKE, PLANE, PARROT),
+    (WORDS_ALIKE, ("Is the plane axial, coronal or sagittal?", "axial plane"), (
+        "axial coronal sagittal plane", "axial or coronal plane", "axial coronal",
+    )),
+    (WORDS_ALIKE, LETTERED, (
+        "A B", "A, B", "A. B.", "(A) (B)", "A and B", "B or",
+    )),
+    (WORDS_ALIKE, THERE, (
+        "yes or", "yes or so", "either yes", "yes yep nope", "yes nah", "yes maybe",
+    )),
+    (WORDS_ALIKE, THERE, (
+        "no Answer: yes", "No. The answer is yes.", "no it is not, answer: yes", "I say no. Answer: yes",
+    )),
+    (WORDS_ALIKE, THERE, (
+        "nope, answer: yes", "The answer is no. <answer>yes</answer>", "no <answer>yes</answer>",
+    )),
+    (WORDS_ALIKE, THERE, (
+        "yes the the the the", "yes the a the a", "yes a an the in on at", "the the the yes", "yes in the a",
+    )),
+    (WORDS_ALIKE, NONE, (
+        "<answer>no</answer> but yes there is", "<answer>no</answer> There is.", "yes answer: no", "no yep",
+    )),
+    (WORDS_ALIKE, SIDE, (
+        "<answer>left</answer> No, right.", "<answer>left</answer> right <answer>left</answer>",
+    )),
+    (WORDS_ALIKE, SIDE, (
+        "right answer: left", "On the right. <answer>left</answer>", "rt. The answer is left.",
+    )),
+    (WORDS_ALIKE, SIDE, (
+        "The left and the right are bright. The answer is left.", "The answer is right <answer>left</answer>",
+    )),
+    (WORDS_ALIKE, SIDE, (
+        "left rt", "left, R", "left dexter", "left rightward", "left rightsided", "left RHS", "left od",
+    )),
+    (WORDS_ALIKE, SIDE, (
+        "the left the in the", "the left the, the", "left. <answer>left</answer> the",
+    )),
+    (WORDS_ALIKE, ("Is it benign?", "benign"), (
+        "malignant answer: benign", "It is malignant. <answer>benign</answer>",
+    )),
+    (("closed", "brevity:closed", RULES), NONE, (
+        "No, there is a mass.", "No, a mass.", "No - there's a large mass", "no: mass",
+    )),
+    (("closed",), ("Is the heart enlarged?", "no"), (
+        "No, the heart is enlarged.", "No, enlarged heart", "no, there is", "no, it is present", "no, it does",
+        "No, wrong",
+    )),
+    (("number", "brevity:number", RULES), LARGE, (
+        "12 mm, forty cm", "12 mm to twenty mm", "12 mm squared", "12 mm nope", "12 mm cubed", "12 mm^2", "12 mm+",
+        "12 thousand mm", "12 dozen mm", "twelve hundred mm", "12 million mm", "12k mm", "12 mm and a half", "~12 mm",
+        "12 mm minimum", "maximum 12 mm", "at the least 12 mm", "12 mm at most", "12 mm or more", "12 mm times two",
+        "12 mm cm", "12 mm, in centimetres", "12 mm is wrong", "minus 12 mm", "12_000 mm", "twice 12 mm",
+        "12 mm each", "<answer>12 mm</answer> Actually 40 cm.", "<answer>12 mm</answer> Actually forty cm.",
+        "12 x mm", "12 mm till 2", "12 mm rather than 13", "more than 12 mm", "greater than 12 mm",
+        "12 hundredths mm", "12 tenths mm", "12 mm, false",
+    )),
+    (("number", "brevity:number", RULES), COUNT, (
+        "2 thousand", "2 dozen", "2 and twenty", "2+", "minimum 2", "min 2", "min. 2", "2k", "2 k", "2x",
+        "twenty-two", "2 pairs", "2 hundred", "2^2", "2*2", "2 and a half", "2½", "at least 2", "2 or so", "2-fold",
+        "2 squared",
+    )),
+    (("number", "brevity:number", RULES), ("How many lesions are there?", "3"), (
+        "3+", "minimum 3", "3 + more", "max 3", "thirty-three",
+    )),
+    (("closed", "brevity:closed"), SIDE, (
+        "left, bilateral", "left and opposite side", "left is wrong", "left hemisphere and the other one",
+    )),
+    (("closed", "brevity:closed"), THERE, (
+        "yes, wrong", "yes is false", "Yes: incorrect",
+    )),
+    (("closed", "exact", "token_f1"), ("Which plane? A. axial, B. coronal", "A"), (
+        "a", "B", "A B", "the a", "a a", "(A) coronal", "A or", "an",
+    )),
+    (("number",), LARGE, (
+        "12 mm i guess", "perhaps 12 mm", "12 mm, several", "12 mm and many more",
+    )),
+    (("number",), ("How many cells?", "2 thousand"), (
+        "2", "2 million", "2 hundred",
+    )),
+    (("number",), ("How narrow?", "<50 %"), (
+        "more than 50 %", ">50%", "50-60 %", "50 % or more",
+    )),
+]  # fmt: skip
+"""What a fresh reader found to be paid."""
+
+
+@pytest.mark.parametrize(("specs", "asked", "cheats"), FOUND)
+def test_what_fresh_readers_cheated_with_earns_nothing(
+    specs: tuple[str, ...], asked: tuple[str, str], cheats: tuple[str, ...]
+) -> None:
+    for cheat in cheats:
+        for spec in specs:
+            assert named(spec)(Case(*asked, cheat)) in (0.0, None), (spec, cheat)
+
+
+@pytest.mark.parametrize(
+    ("asked", "honest"),
+    [
+        (SIDE, "The lesion lies on the left. The answer is left."),
+        (SIDE, "<think>The left lobe is bright.</think><answer>left</answer>"),
+        (SIDE, "The answer is <answer>left</answer>."),
+        (THERE, "There is no midline shift, but a mass. The answer is yes."),
+        (THERE, "<think>No oedema, but a mass.</think> <answer>yes</answer>"),
+        (NONE, "The image is clear. The answer is no."),
+        (PLANE, "Not coronal, as both eyes are seen. The answer is axial."),
+        (("Which signal?", "hyperintense"), "Hypointense on T1, hyperintense on T2. The answer is hyperintense."),
+        (LARGE, "It is seen on 3 slices of 4 mm or so. The answer is 12 mm."),
+    ],
+)
+def test_a_rationale_that_says_what_the_answer_says_takes_nothing_from_it(asked: tuple[str, str], honest: str) -> None:
+    for spec in ("exact", "closed", "token_f1", "rouge_l", "number"):
+        assert named(spec)(Case(*asked, honest)) in (1.0, None), spec
+    assert named("exact")(Case(*asked, honest)) == 1.0
+
+
+class Counted(str):
+    """A word that counts how often it is looked at."""
+
+    looked = 0
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        Counted.looked += 1
+        return str.__eq__(self, other)
+
+    def __hash__(self) -> int:
+        Counted.looked += 1
+        return str.__hash__(self)
+
+
+def test_long_answers_are_searched_for_repetition_in_linear_time() -> None:
+    cost = []
+    for length in (1000, 8000):
+        Counted.looked = 0
+        assert not repeats([Counted(f"word{k}") for k in range(length)], ["yes"])
+        cost.append(Counted.looked / length)
+    assert cost[1] < 1.5 * cost[0] and cost[1] < 200
+    passage = [f"word{k}" for k in range(300)]
+    assert repeats([*passage, *passage], ["yes"]) and repeats([*passage, "so", *passage], ["yes"])
+    assert repeats(["so", "it", "is", "so", "it", "is"], ["yes"]) and not repeats(passage, ["yes"])
+
+
 @pytest.mark.parametrize(
     ("spec", "asked", "spellings"),
     [
@@ -447,6 +602,8 @@ def test_ten_ways_to_cheat_each_reward(spec: str, asked: tuple[str, str], honest
             ["B", "(B)", "B.", "B. coronal", "coronal", "The answer is B."],
         ),
         ("closed", ("Which? A. axial, B. coronal", "coronal"), ["B", "(B) coronal", "Coronal"]),
+        ("closed", ("Which? A. axial, B. coronal", "A"), ["A", "A.", "(A)", "(A) axial", "axial", "The answer is A."]),
+        ("exact", ("Which? A. axial, B. coronal", "A"), ["A", "A.", "(A)", "The answer is A."]),
         (
             "number",
             LARGE,
@@ -568,6 +725,12 @@ def test_rewards_are_bounded_repeatable_and_cannot_be_dodged(spec: str, q: str, 
         assert reward.judge(Case(q, r, one)).why and not reward(Case(q, r, " "))
 
 
+@given(st.sampled_from(["exact", "closed", "number", "token_f1", "rouge_l", "brevity"]), TEXT, TEXT)
+def test_the_reference_itself_earns_all(spec: str, question: str, reference: str) -> None:
+    assume("answer" not in reference.casefold())
+    assert named(spec)(Case(question, reference, reference)) in (1.0, None)
+
+
 WORDS = st.lists(
     st.sampled_from(["mass", "frontal", "lobe", "oedema", "cyst", "ring", "bright"]),
     min_size=1,
@@ -620,9 +783,7 @@ def test_a_wrong_name_says_what_to_type(spec: str, says: str) -> None:
 def test_combined_keeps_each_reward_apart() -> None:
     both = combined(["closed", "number:0.1", "brevity:closed"])
     case = Case(*THERE, "yes")
-    assert both.parts(case) == {"closed": 1.0, "number:0.1": None, "brevity:closed": 1.0}
-    assert both.names == tuple(both.parts(case)) and both(case) == 1.0
-    assert combined(["number"])(case) is None
+    assert {one.name: one(case) for one in both.rewards} == {"closed": 1.0, "number:0.1": None, "brevity:closed": 1.0}
     for wrong in ([], ["exact", "exact"]):
         with pytest.raises(BadInput):
             combined(wrong)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from audit.errors import BadInput
 from train.rl.rules.file import MOST_BYTES, parse_rules, read_rules
 
-EXAMPLE = read_rules(Path(__file__).parents[2] / "docs" / "rules-example.toml")
+EXAMPLE = read_rules(Path(__file__).parents[3] / "docs" / "rules-example.toml")
 RULES = {rule.name: rule for rule in EXAMPLE.rules}
 PLANE, SHIFT = "Which plane is it?", "How large is the midline shift?"
 

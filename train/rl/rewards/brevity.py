@@ -23,6 +23,9 @@ class Brevity(Reward):
     """Says what is right."""
     name: str = "brevity"
 
+    def rests_on(self) -> str:
+        return self.base.rests_on()
+
     def unfit(self, question: str, reference: str) -> str:
         return self.base.unfit(question, reference)
 

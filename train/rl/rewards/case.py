@@ -38,6 +38,10 @@ class Reward(ABC):
     name: str
     """As `named` knows it, its parameters with it."""
 
+    def rests_on(self) -> str:
+        """SHA-256 of the file that it rests on; empty where there is none."""
+        return ""
+
     def __call__(self, case: Case) -> float | None:
         """The score in [0, 1], or None where the reward does not apply."""
         return self.judge(case).score

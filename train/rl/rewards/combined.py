@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from audit.errors import BadInput
-from train.rl.rewards.case import Case, Reward
+from train.rl.rewards.case import Reward
 from train.rl.rewards.named import named
 
 
@@ -14,20 +14,6 @@ class Combined:
 
     rewards: tuple[Reward, ...]
     """At least one; no name twice."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Each reward's name, as it stands in the metrics."""
-        return tuple(one.name for one in self.rewards)
-
-    def parts(self, case: Case) -> dict[str, float | None]:
-        """What each reward gives; None where it does not apply."""
-        return {one.name: one(case) for one in self.rewards}
-
-    def __call__(self, case: Case) -> float | None:
-        """The mean of those that apply; None where none does."""
-        found = [score for score in self.parts(case).values() if score is not None]
-        return sum(found) / len(found) if found else None
 
 
 def combined(specs: Sequence[str]) -> Combined:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from train.rl.choices import undecided
 from train.rl.rewards.case import Case, Reward, Verdict
 from train.rl.text import answer_of, words
 
@@ -22,5 +23,7 @@ class Exact(Reward):
         return "" if words(reference) else "the reference has no words"
 
     def weigh(self, case: Case) -> Verdict:
+        if why := undecided(case.question, case.reference, case.completion):
+            return Verdict(0.0, why)
         same = exact(answer_of(case.completion), answer_of(case.reference))
         return Verdict(same, "the words are the reference's" if same else "the words are not the reference's")

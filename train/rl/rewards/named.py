@@ -55,7 +55,8 @@ def _number(given: str) -> Reward:
 
 
 def _rules(given: str) -> Reward:
-    return DomainRules(read_rules(Path(given)).rules)
+    found = read_rules(Path(given))
+    return DomainRules(found.rules, found.digest)
 
 
 def _brevity(given: str) -> Reward:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from train.rl.choices import undecided
 from train.rl.guards import opposed
 from train.rl.rewards.case import Case, Reward, Verdict
 from train.rl.text import answer_of, tokens, words
@@ -37,7 +38,7 @@ class RougeL(Reward):
 
     def weigh(self, case: Case) -> Verdict:
         said, wanted = answer_of(case.completion), answer_of(case.reference)
-        if why := opposed(words(said), words(wanted)):
+        if why := opposed(words(said), words(wanted)) or undecided(case.question, case.reference, case.completion):
             return Verdict(0.0, why)
         if not set(words(said)) & set(words(wanted)):
             return Verdict(0.0, "no word of the reference but articles is in the answer")

@@ -20,7 +20,12 @@ class DomainRules(Reward):
 
     rules: tuple[Rule, ...] = field(default=())
     """Of a rules file."""
+    digest: str = ""
+    """SHA-256 of that file."""
     name: str = "rules"
+
+    def rests_on(self) -> str:
+        return self.digest
 
     def unfit(self, question: str, reference: str) -> str:
         return TokenF1().unfit(question, reference)

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
+from train.rl.choices import undecided
 from train.rl.guards import opposed
 from train.rl.rewards.case import Case, Reward, Verdict
 from train.rl.text import answer_of, words
@@ -26,7 +27,7 @@ class TokenF1(Reward):
 
     def weigh(self, case: Case) -> Verdict:
         said, wanted = answer_of(case.completion), answer_of(case.reference)
-        if why := opposed(words(said), words(wanted)):
+        if why := opposed(words(said), words(wanted)) or undecided(case.question, case.reference, case.completion):
             return Verdict(0.0, why)
         score = token_f1(said, wanted)
         return Verdict(score, f"token F1 with the reference is {score:.2f}")

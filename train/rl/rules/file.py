@@ -1,10 +1,11 @@
 """Reads a rules file: TOML that a clinician can write; every error names file, table and key, and what to do."""
 
+import hashlib
 import math
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ class Rules:
     """Who has read it; empty where nobody says so."""
     rules: tuple[Rule, ...]
     """In the file's order within each kind."""
+    digest: str = ""
+    """SHA-256 of the file."""
 
 
 def read_rules(path: Path) -> Rules:
@@ -72,7 +75,7 @@ def parse_rules(data: bytes, where: str) -> Rules:
         raise BadInput("this is no TOML", where=f"{where}:{place[1]}" if place else where, hint=hint) from None
     except ValueError:
         raise BadInput("this is no TOML in UTF-8", where=where, hint="save the file as UTF-8 text") from None
-    return _Reader(where).rules(found)
+    return replace(_Reader(where).rules(found), digest=hashlib.sha256(data).hexdigest())
 
 
 class _Reader:
