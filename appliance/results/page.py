@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.curves import Curve, Panel, svg
-from appliance.results.arms import ARMS, CURRICULUM, DOMAIN, RCPA, Arm, Sizes
+from appliance.results.arms import ARMS, CURRICULUM, DOMAIN, RCPA, SELDOM, Arm, Sizes
 from appliance.results.files import atomically
 from train.evaluation.statistics import bootstrap
 
@@ -62,50 +62,65 @@ def _finished(folder: Path, arm: Arm) -> Finished:
 
 
 def _page(done: Mapping[str, Finished], base: Mapping[str, Any], sizes: Sizes, notes: str) -> str:
-    count = len(base["right"])
     seeds = sorted({run["seed"] for one in done.values() for run in one.runs})
     command = f"make results-align{' QUICK=1' if sizes.name == 'quick' else ''}"
+    missing = [arm for arm in ARMS if len(done[arm.name].runs if arm.name in done else ()) < len(seeds)]
     parts = [
         "# Alignment: what the experiment showed",
         f"Made by `{command}` from {sum(len(one.runs) for one in done.values())} finished runs, seeds "
         f"{', '.join(map(str, seeds))}. Simulated patients of the demo hospital; nothing here is a medical result. "
-        "Figures stand as they came, also where a published direction does not show.",
-        _task(base, sizes, count),
+        "Figures stand as they came, also where a published direction does not show."
+        + (f" **Not finished:** {len(missing)} of {len(ARMS)} arms lack a seed." if missing else ""),
+        _task(base, sizes),
         "## Does GRPO starve where RCPA does not?",
-        _table(done, CURRICULUM, base),
+        "All arms begin at the base that is hardly ever right.",
+        _table(done, CURRICULUM, base["rare"]),
         "![Held-out accuracy and groups without a signal](images/align-curriculum.svg)",
         "![RCPA less each of its parts](images/align-parts.svg)",
-        _differences(done, base, "rcpa", [arm for arm in CURRICULUM if arm.name != "rcpa"]),
+        _differences(done, base["rare"], "rcpa", [arm for arm in CURRICULUM if arm.name != "rcpa"]),
+        "### The same from the base that is right now and then",
+        _table(done, SELDOM, base["seldom"]),
+        "![The same from the other base](images/align-seldom.svg)",
+        _differences(done, base["seldom"], "seldom-rcpa", [arm for arm in SELDOM if arm.name != "seldom-rcpa"]),
         "## Does knowledge in the objective help?",
         "All five begin with the same supervised learning of the same labels.",
-        _table(done, DOMAIN, base),
+        _table(done, DOMAIN, base["rare"]),
         "![Held-out accuracy under the domain constraint](images/align-domain.svg)",
-        _differences(done, base, "mirror", [arm for arm in DOMAIN if arm.name != "mirror"]),
+        _differences(done, base["rare"], "mirror", [arm for arm in DOMAIN if arm.name != "mirror"]),
         "## What we think of it",
         f"{NOTES[0]}\n{notes}\n{NOTES[1]}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _task(base: Mapping[str, Any], sizes: Sizes, count: int) -> str:
-    grpo = sizes.grpo
-    return (
-        "**The task.** Asked for plane, side and tone of a lesion, the model must say, for example, *By its outline "
-        "this slice is axial. The answer is axial left bright.* (`appliance/results/task.py`): eight answers, right only "
-        f"as a whole. {sizes.labels} labelled slices of training patients to learn from, {count} of the {base['held_out']} "
-        "slices of held-out patients and slabs to be judged by.\n\n"
-        "**The base** is the starter after a short preliminary phase: eight labels, one of each answer, each beside "
-        f"{sizes.own} copies of what the starter said itself. It knows the words and seldom uses them: it solves "
-        f"{_mean(base['right']):.1%} greedily and {base['sampled']:.1%} of its samples; in {base['mixed']:.0%} of "
-        f"groups of {grpo.group} samples some are right and some wrong, and only these teach plain GRPO anything. All arms "
-        "begin there.\n\n"
-        f"**The arms** run the code of `train/rl` (`appliance/results/arms.py`): {sizes.steps} steps of {grpo.prompts} "
-        f"groups of {grpo.group}, groups that teach nothing replaced once, LoRA of rank 16 at a rate of "
-        f"{grpo.learning_rate:g}. RCPA's pre-alignment takes {sizes.pre_alignment} of them; its threshold rises from "
-        f"{RCPA.delta_min:g} to {RCPA.delta_max:g} of token F1, the NLL of prefixes weighs {RCPA.prefix_nll:g}. GRPO "
-        f"alone is paid for exact answers. SFT learns the same labels in {sizes.sft.epochs} passes, before GRPO in "
-        f"{sizes.start.epochs}."
+def _task(base: Mapping[str, Any], sizes: Sizes) -> str:
+    grpo, rare = sizes.grpo, base["rare"]
+    bases = "\n".join(
+        f"| {title} | {_mean(of['right']):.1%} | {of['sampled']:.1%}, {of['near']:.1%} | {of['begun']:.1%}, "
+        f"{of['begun_near']:.1%} | {of['mixed']:.0%} | {of['general']:.3f} |"
+        for title, of in (("hardly ever right", rare), ("right now and then", base["seldom"]))
     )
+    return f"""**The task.** Asked for plane, side and tone of a lesion, the model must say, for example, *By its outline
+this slice is axial. The answer is axial left bright.* (`appliance/results/task.py`): eight answers, right only as a
+whole. {sizes.labels} labelled slices of training patients to learn from; {len(rare["right"])} of the {rare["held_out"]}
+slices of held-out patients and slabs to be judged by.
+
+**The bases** are the starter after a short preliminary phase of supervised learning: eight labels, one of each answer,
+each beside {sizes.own} copies of what the starter said itself. The first then hears its own answers on sixteen other
+slices {sizes.hushed} times more. Both know the words; how seldom they use them is what differs. Four numbers tell
+whether GRPO has anything to compare (METHODS 2.3): right answers among samples, near ones (token F1 from
+{RCPA.delta_min:g}), the same where the sample is given the rationale's beginning, and groups of {grpo.group} samples
+in which some are right and some wrong.
+
+| base | right, greedily | samples right, near | the same, begun | mixed groups | general loss |
+|---|---|---|---|---|---|
+{bases}
+
+**The arms** run the code of `train/rl` (`appliance/results/arms.py`): {sizes.steps} steps of {grpo.prompts} groups of
+{grpo.group}, groups that teach nothing replaced once, LoRA of rank 16 at a rate of {grpo.learning_rate:g}. RCPA's
+pre-alignment takes {sizes.pre_alignment} of the steps; its threshold rises from {RCPA.delta_min:g} to
+{RCPA.delta_max:g} of token F1, the NLL of prefixes weighs {RCPA.prefix_nll:g}. GRPO alone is paid for exact answers.
+SFT learns the same labels in {sizes.sft.epochs} passes, before GRPO in {sizes.start.epochs}."""
 
 
 def _table(done: Mapping[str, Finished], arms: Sequence[Arm], base: Mapping[str, Any]) -> str:
@@ -165,33 +180,39 @@ def _target(done: Mapping[str, Finished]) -> float:
     return max(5.0, 5 * math.floor(min(best) / 5)) if best else 5.0
 
 
-def _pictures(done: Mapping[str, Finished]) -> list[tuple[str, str, list[Panel]]]:
-    named = {
-        "grpo": "GRPO",
-        "grpo-dense": "dense",
+LEGENDS = {
+    "curriculum": {"grpo": "GRPO", "grpo-dense": "dense reward", "rcpa": "RCPA", "sft-grpo": "SFT, then GRPO"},
+    "parts": {
         "rcpa": "RCPA",
-        "sft-grpo": "SFT, GRPO",
-        "sft": "SFT",
-        "sft-kl": "SFT+KL",
-    }
-    parts = {"rcpa": "RCPA", "rcpa-no-prefix": "no prefix", "rcpa-no-threshold": "no threshold",
-             "rcpa-no-difficulty": "no difficulty", "rcpa-no-nll": "no NLL"}  # fmt: skip
-    domain = {"sft-grpo": "plain", "augmented": "augmented", "knowledge": "in the prompt", "mirror": "constraint",
-              "wrong": "wrong transform"}  # fmt: skip
-    rewarded = {name: title for name, title in named.items() if not name.startswith("sft-k") and name != "sft"}
+        "rcpa-no-prefix": "no prefix",
+        "rcpa-no-threshold": "no threshold",
+        "rcpa-no-difficulty": "no difficulty",
+        "rcpa-no-nll": "no NLL",
+    },
+    "seldom": {"seldom-grpo": "GRPO", "seldom-grpo-dense": "dense reward", "seldom-rcpa": "RCPA"},
+    "domain": {
+        "sft-grpo": "plain",
+        "augmented": "augmented",
+        "knowledge": "in the prompt",
+        "mirror": "constraint",
+        "wrong": "wrong transform",
+    },
+}
+"""Arms of each picture, as its legend calls them."""
+
+
+def _pictures(done: Mapping[str, Finished]) -> list[tuple[str, str, list[Panel]]]:
     return [
-        ("curriculum", "Held-out accuracy and groups without a signal", [
-            Panel("held-out accuracy (mean over seeds)", _accuracy(done, rewarded), "%"),
-            Panel("groups that teach nothing", _silent(done, rewarded), "% of those drawn"),
-        ]),
-        ("parts", "RCPA less each of its parts", [
-            Panel("held-out accuracy (mean over seeds)", _accuracy(done, parts), "%"),
-            Panel("groups that teach nothing", _silent(done, parts), "% of those drawn"),
-        ]),
-        ("domain", "Held-out accuracy under the domain constraint", [
-            Panel("held-out accuracy (mean over seeds)", _accuracy(done, domain), "%"),
-        ]),
-    ]  # fmt: skip
+        (
+            name,
+            "Held-out accuracy, and groups that teach nothing",
+            [
+                Panel("held-out accuracy, mean over seeds", _accuracy(done, legend), "%"),
+                Panel("groups that teach nothing, mean over seeds", _silent(done, legend), "% of those drawn"),
+            ],
+        )
+        for name, legend in LEGENDS.items()
+    ]
 
 
 def _accuracy(done: Mapping[str, Finished], names: Mapping[str, str]) -> tuple[Curve, ...]:

@@ -27,7 +27,7 @@ from train.rl.prefix import secrets, shown
 from train.rl.table import parse, table_of
 
 SMALL = replace(
-    QUICK, name="test", labels=8, warm_epochs=1, own=1, steps=2, pre_alignment=2, measure_every=1, watched=4, judged=4,
+    QUICK, name="test", labels=8, warm_epochs=1, own=1, hushed=1, steps=2, pre_alignment=2, measure_every=1, watched=4, judged=4,
     general=4, grpo=replace(QUICK.grpo, prompts=1, group=2, max_new_tokens=6, resample=0, checkpoint_every=1),
     sft=replace(QUICK.sft, epochs=1), start=replace(QUICK.start, epochs=1),
 )  # fmt: skip
@@ -66,7 +66,7 @@ def starter() -> Loaded:
 
 @pytest.fixture(scope="module")
 def bench(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return based(load(STARTER, "fp32", "cpu"), task, SMALL, tmp_path_factory.mktemp("base") / "base.safetensors")
+    return based(load(STARTER, "fp32", "cpu"), task, SMALL, tmp_path_factory.mktemp("bases"), rare=True)
 
 
 def test_the_labels_of_a_seed_are_balanced_and_from_training_patients(task: Task) -> None:
@@ -163,8 +163,9 @@ def finished(folder: Path, arm: Arm, seed: int, right: list[int], general: float
 
 
 def based_on(folder: Path) -> None:
-    base = {"right": [0] * 4, "told": [0] * 4, "sampled": 0.01, "mixed": 0.05, "general": 0.1, "train": 9,
-            "held_out": 4, "patients": ["a", "a", "b", "c"]}  # fmt: skip
+    one = {"right": [0] * 4, "sampled": 0.01, "near": 0.02, "begun": 0.1, "begun_near": 0.2, "mixed": 0.05,
+           "general": 0.1, "train": 9, "held_out": 4, "patients": ["a", "a", "b", "c"]}  # fmt: skip
+    base = {"rare": one, "seldom": one | {"sampled": 0.03}}
     (folder / "base.json").write_text(json.dumps(base))
 
 
@@ -178,7 +179,8 @@ def test_the_page_says_what_the_files_say_and_keeps_what_was_written_by_hand(tmp
     page = (docs / "results.md").read_text()
     assert "| RCPA | 3 | 50.0 ± 25.0 % | 50, 75, 25 |" in page
     assert "| GRPO | +50.0 | one seed |" in page
-    assert "| SFT | 0 | not yet run |" in page  # what is missing is said
+    assert "| SFT | 0 | not yet run |" in page and "**Not finished:**" in page  # what is missing is said
+    assert "| hardly ever right | 0.0% | 1.0%, 2.0% | 10.0%, 20.0% | 5% | 0.100 |" in page
     assert (docs / "images" / "align-curriculum.svg").read_text().startswith("<svg")
     (docs / "results.md").write_text(page.replace("Nothing has been written yet.", "It was so."))
     write(folder, QUICK, docs)
@@ -199,11 +201,11 @@ def test_two_workers_never_hold_the_same_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_base_is_kept_and_described(bench: Bench, task: Task, tmp_path: Path) -> None:
-    kept = tmp_path / "base.safetensors"
-    first = based(load(STARTER, "fp32", "cpu"), task, SMALL, kept)
-    before = kept.stat().st_mtime_ns
-    again = based(load(STARTER, "fp32", "cpu"), task, SMALL, kept)
-    assert kept.stat().st_mtime_ns == before
+def test_the_bases_are_kept_and_described(task: Task, tmp_path: Path) -> None:
+    first = based(load(STARTER, "fp32", "cpu"), task, SMALL, tmp_path, rare=True)
+    files = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    assert set(files) == {"base-seldom.safetensors", "base-rare.safetensors"}
+    again = based(load(STARTER, "fp32", "cpu"), task, SMALL, tmp_path, rare=True)
+    assert {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == files
     told: list[dict[str, Any]] = [about(one) for one in (first, again)]
     assert told[0] == told[1] and len(told[0]["right"]) == 4 and told[0]["held_out"] == 8
