@@ -100,8 +100,8 @@ def _task(base: Mapping[str, Any], sizes: Sizes) -> str:
         f"{of['begun_near']:.1%} | {of['mixed']:.0%} | {of['general']:.3f} |"
         for title, of in (("hardly ever right", rare), ("right now and then", base["seldom"]))
     )
-    return f"""**The task.** Asked for plane, side and tone of a lesion, the model must say, for example, *By its outline
-this slice is axial. The answer is axial left bright.* (`appliance/results/task.py`): eight answers, right only as a
+    return f"""**The task.** Asked for plane, side and tone of a lesion, the model must say, for example, *By its
+outline this slice is axial. The answer is axial left bright.* (`appliance/results/task.py`): eight answers, right only as a
 whole. {sizes.labels} labelled slices of training patients to learn from; {len(rare["right"])} of the {rare["held_out"]}
 slices of held-out patients and slabs to be judged by.
 

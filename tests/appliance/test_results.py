@@ -27,8 +27,8 @@ from train.rl.prefix import secrets, shown
 from train.rl.table import parse, table_of
 
 SMALL = replace(
-    QUICK, name="test", labels=8, warm_epochs=1, own=1, hushed=1, steps=2, pre_alignment=2, measure_every=1, watched=4, judged=4,
-    general=4, grpo=replace(QUICK.grpo, prompts=1, group=2, max_new_tokens=6, resample=0, checkpoint_every=1),
+    QUICK, name="test", labels=8, warm_epochs=1, own=1, hushed=1, steps=2, pre_alignment=2, measure_every=1, watched=4,
+    judged=4, general=4, grpo=replace(QUICK.grpo, prompts=1, group=2, max_new_tokens=6, resample=0, checkpoint_every=1),
     sft=replace(QUICK.sft, epochs=1), start=replace(QUICK.start, epochs=1),
 )  # fmt: skip
 """So small that nothing is learned."""
