@@ -12,6 +12,7 @@ from train.models.qwen2_vl import Qwen2VL
 
 @dataclass(frozen=True)
 class Qwen25VL(Qwen2VL):
-    """What is particular to Qwen2.5-VL: its name alone."""
+    """What is particular to Qwen2.5-VL: its name, and the names inside its tower."""
 
     model_type: ClassVar = "qwen2_5_vl"
+    vision_lora_targets: ClassVar = ""

@@ -19,6 +19,7 @@ class Qwen3VL(Qwen2VL):
     """What is particular to Qwen3-VL."""
 
     model_type: ClassVar = "qwen3_vl"
+    vision_lora_targets: ClassVar = ""
     deep_layers: int = 3
     """Layers of the tower that speak, beside its last."""
 

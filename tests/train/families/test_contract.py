@@ -217,6 +217,9 @@ def test_a_tower_that_learns_gets_gradients(one: Opened) -> None:
         visual = one.features.live().stack(batch.images)
         learned_logits(one.loaded.family, model, batch, visual).logsumexp(-1).sum().backward()
         roots = tuple(f"base_model.model.{v}." for v in one.loaded.family.vision)
+        linear = [m for n, m in model.named_modules() if n.startswith(roots) and isinstance(m, torch.nn.Linear)]
+        inside = [m for n, m in model.named_modules() if f"{n}.".startswith(roots) and hasattr(m, "lora_A")]
+        assert len(linear) == 3 * len(inside), "each of its Linears learns: the frozen one, A and B"
         seeing = {n: p.grad for n, p in model.named_parameters() if n.startswith(roots) and ".lora_B." in n}
         reached = [n for n, gradient in seeing.items() if gradient is not None and float(gradient.abs().max()) > 0]
         assert len(reached) >= len(seeing) // 2 > 0  # a family may leave its last layers unread
