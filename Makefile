@@ -6,10 +6,10 @@ ARGS ?=
 SETUP := $(VENV)/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench docs starter locks clean
+.PHONY: help setup demo test lint bench results-align docs starter locks clean
 
 help: ## list the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 20
 
 setup: $(SETUP) ## make .venv with everything in it (once: some minutes, most of it llama.cpp)
 
@@ -32,6 +32,9 @@ lint: $(SETUP) ## style, types and the four floors
 bench: $(SETUP) ## benchmarks, each a ratio against a peer
 	@set -e; for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done
 
+results-align: $(SETUP) ## the alignment experiment of docs/results.md (hours; QUICK=1: an hour); ARGS="--seeds 3"
+	$(BIN)/python -m appliance.results.align $(if $(QUICK),--quick) $(ARGS)
+
 docs: $(SETUP) ## write docs/commands.md from the commands' own help, docs/events.md from the catalogue
 	$(BIN)/python -m appliance.cli.reference > docs/commands.md.new
 	mv docs/commands.md.new docs/commands.md
@@ -45,5 +48,5 @@ locks: ## write packaging/locks again from setup.cfg (needs uv)
 	bash packaging/lock.sh
 
 clean: ## remove what was made here, but .venv (rm -r .venv takes that too)
-	rm -rf demo-output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf demo-output results-output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find appliance synth train audit packaging tests -name __pycache__ -type d -prune -exec rm -rf {} +
