@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from train.estimate import Flops, Precision, Shape
+from train.models.quiet import quieten
 
 _TOKENS = (32, 128)
 _PRODUCT = 512
@@ -57,6 +58,7 @@ def seconds(work: Flops, speed: Speed, in_linears: int, passes: int) -> float:
 
 def _linear(inside: int, out: int, precision: Precision, compute: torch.dtype) -> nn.Linear:
     if precision in ("nf4", "int8"):  # int8 is timed as nf4: both are taken out of their bits for each pass
+        quieten()
         from bitsandbytes.nn import Linear4bit
 
         held: nn.Linear = Linear4bit(inside, out, bias=False, compute_dtype=compute, quant_type="nf4")

@@ -1,7 +1,6 @@
 """Open a model directory: safetensors only, local only, the language Linears in 4 bits and nothing else (DESIGN §4)."""
 
 import logging
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,6 +16,7 @@ from train.models.devices import computed_in, placed
 from train.models.directory import FAMILIES, check_directory, processor_of, tokenizer_of
 from train.models.family import Family
 from train.models.parts import stored_in_bf16
+from train.models.quiet import quieten
 
 Precision = Literal["nf4", "int8", "bf16", "fp32"]
 
@@ -80,7 +80,7 @@ def load(
     import transformers
     from safetensors import SafetensorError
 
-    _quieten()
+    quieten()
     attention.register()
     kind = check_directory(directory)["model_type"]
     if precision not in get_args(Precision):
@@ -147,20 +147,6 @@ def _quantisation(family: type[Family], precision: Precision, compute: torch.dty
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
     return None
-
-
-def _quieten() -> None:
-    """Keep from the terminal what libraries tell their developers, and what no steward can act on.
-
-    bitsandbytes 0.50 advises installing ``kernels`` on CPUs with AVX512-BF16, which would reach for a hub; peft 0.21
-    still asks transformers 5.23 for ``is_gradient_checkpointing``.
-    """
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*(is_gradient|gradient)_checkpointing", category=FutureWarning)
 
 
 def _keep_differentiable(model: Any) -> None:
