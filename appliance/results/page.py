@@ -101,13 +101,8 @@ def _task(base: Mapping[str, Any], sizes: Sizes) -> str:
         for title, of in (("hardly ever right", rare), ("right now and then", base["seldom"]))
     )
     return f"""**The task.** Asked for plane, side and tone of a lesion, the model must say, for example, *By its
-<<<<<<< HEAD
-outline this slice is axial. The answer is axial left bright.* (`appliance/results/task.py`): eight answers, right only
-as a whole. {sizes.labels} labelled slices of training patients to learn from; {len(rare["right"])} of the
-=======
 outline this slice is axial. The answer is axial left bright.* (`appliance/results/task.py`): eight answers, right
 only as a whole. {sizes.labels} labelled slices of training patients to learn from; {len(rare["right"])} of the
->>>>>>> rl-experiment
 {rare["held_out"]} slices of held-out patients and slabs to be judged by.
 
 **The bases** are the starter after a short preliminary phase of supervised learning: eight labels, one of each answer,
