@@ -16,7 +16,7 @@ Metrics = list[dict[str, float]]
 
 ALIGNMENT = (
     ("Reward", ("reward", "similarity", "held_exact"), "mean"),
-    ("Groups whose completions all earned the same", ("zero_std_share", "zero_std"), "share of groups"),
+    ("Groups whose completions all earned the same", ("zero_std_share",), "share of groups"),
     ("Entropy of the policy", ("entropy",), "nats a token"),
     ("KL to the base without adapter", ("kl",), "nats a token"),
     ("Length of completions", ("length",), "tokens"),
