@@ -70,9 +70,9 @@ def try_(
 
     question, reference, answer = told(question, reference, answer)
     case = Case(question, reference, answer)
-    chosen = combined(specs or ("exact", "closed", "token_f1", "rouge_l", "number", "brevity")).rewards
+    chosen = combined(specs or ("exact", "closed", "token_f1", "rouge_l", "number", "brevity"))
     if file is not None:
-        chosen = (*chosen, *combined((f"rules:{file}",)).rewards)
+        chosen = (*chosen, *combined((f"rules:{file}",)))
     rows: list[dict[str, Any]] = []
     for one in chosen:
         found = one.judge(case)

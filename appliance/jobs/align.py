@@ -113,7 +113,7 @@ def material_of(desk: Desk, asked: AlignSettings, activity: str = "align", resum
         resume: the run to go on with: its tasks and adapter are taken, newer ones or not.
     Raises: BadInput: there is no synthesis or training yet; a reward, rules file or table that will not do.
     """
-    rewards, table = combined(asked.rewards).rewards, table_of(asked.domain) if asked.domain else None
+    rewards, table = combined(asked.rewards), table_of(asked.domain) if asked.domain else None
     synth = desk.vault.catalogue.run(str(resume.config["synth"])) if resume else latest(desk, "synth")
     trained = _run_of(desk, str(resume.config["adapter"])) if resume else latest(desk, "train")
     kept = [t for t in triplets_of(desk, synth, activity) if t.kept]
@@ -198,7 +198,8 @@ def align(
     root = root_of(desk, members)
     same_data(resume, root, "cloche align")
     run = begin(desk, "align", settings, config.seed, root, material.parents)
-    loaded = load(model_dir, material.precision, max_visual_tokens=material.max_visual_tokens)
+    base, budget = str(settings["base"]), material.max_visual_tokens
+    loaded = load(model_dir, material.precision, max_visual_tokens=budget, digest=base)
     domain = Domain.of(material.table, loaded.tokenizer) if material.table else None
     steps, lines = StepEvents(desk, run, members, resumed=before == run), Lines(desk.tell, config.steps)
     completions = Completions(desk, run, [*material.parents, *sorted({p.image for p in material.prompts})])
@@ -238,9 +239,7 @@ def align(
         )
         durable()
     control = "its domain table was forced" if material.table and material.table.forced else ""
-    kept = Kept(
-        loaded.digest, str(material.trained.result["model"]), material.precision, material.max_visual_tokens, control
-    )
+    kept = Kept(base, str(material.trained.result["model"]), material.precision, budget, control)
     found = aligned.diagnosis
     more = {"stopped": {"kind": found.kind, "words": str(found)}} if found else {}
     return keep(desk, run, store, aligned, kept, [*material.parents, *images], more)

@@ -78,11 +78,13 @@ def train(
     talks = conversations_of(desk, source, "train")
     images = sorted({i for t in talks for i in t.images})
     members = [conversations, *images, *members_of(records_in(desk, (t.record for t in talks)))]
-    same_data(resume, root_of(desk, members), "cloche train")
-    begun = begin(desk, "train", settings, config.seed, root_of(desk, members), [conversations]) if team.first else None
-    run = begun or desk.vault.catalogue.run(team.heard())
-    if begun:
-        team.say(begun.id)
+    if team.first:
+        root = root_of(desk, members)
+        same_data(resume, root, "cloche train")
+        run = begin(desk, "train", settings, config.seed, root, [conversations])
+        team.say(run.id)
+    else:
+        run = desk.vault.catalogue.run(team.heard())
     general, drawn = rehearsal(rehearse)
     loaded = load(model_dir, precision, max_visual_tokens=max_visual_tokens, digest=base)
     steps = StepEvents(desk, run, members, resumed=before == run)

@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass
 from functools import cached_property
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from appliance.demo.hospital.export import Hospital
 from appliance.demo.hospital.truth import SliceTruth, Split
@@ -18,6 +18,7 @@ from appliance.starter.exams import Drawn
 from audit.conversation import Turn
 from synth.triplet import PRECISE
 from train.rl.grpo import Prompt
+from train.rl.views import MIRRORED, original, shown
 
 QUESTION = "Which plane is this, on which side is the lesion, and is it bright or dark?"
 """What is asked of every slice."""
@@ -27,8 +28,6 @@ ANSWER = "The answer is {plane} {side} {tone}."
 """The answer behind it, which no prefix shows."""
 KNOWLEDGE = "If the image were mirrored, left and right would change places and the rest would stay."
 """What the mirror knows, as a sentence for the prompt."""
-MIRRORED = "#mirrored"
-"""Ends the id of an image that is to be shown mirrored; see train/rl/domain."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +108,7 @@ class Task:
         """The picture of a slice or of a drawn question, mirrored where its id says so."""
         if name in self._drawn:
             return self._drawn[name]
-        found = Image.open(self.hospital.image(name.removesuffix(MIRRORED))).convert("RGB")
-        return ImageOps.mirror(found) if name.endswith(MIRRORED) else found
+        return shown(Image.open(self.hospital.image(original(name))).convert("RGB"), name)
 
     @cached_property
     def _drawn(self) -> dict[str, Image.Image]:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -14,17 +14,7 @@ from hypothesis import strategies as st
 from audit.conversation import Turn
 from audit.errors import BadInput
 from train.rl.curriculum import Curriculum, CurriculumConfig, Lesson, key_of, zero_signal
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """As in train.rl.grpo."""
-
-    image: str
-    turns: tuple[Turn, ...]
-    reference: str
-    record: str
-    rationale: str = ""
+from train.rl.rollout import Prompt
 
 
 def prompt(number: int = 0) -> Prompt:

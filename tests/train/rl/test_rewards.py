@@ -783,7 +783,7 @@ def test_a_wrong_name_says_what_to_type(spec: str, says: str) -> None:
 def test_combined_keeps_each_reward_apart() -> None:
     both = combined(["closed", "number:0.1", "brevity:closed"])
     case = Case(*THERE, "yes")
-    assert {one.name: one(case) for one in both.rewards} == {"closed": 1.0, "number:0.1": None, "brevity:closed": 1.0}
+    assert {one.name: one(case) for one in both} == {"closed": 1.0, "number:0.1": None, "brevity:closed": 1.0}
     for wrong in ([], ["exact", "exact"]):
         with pytest.raises(BadInput):
             combined(wrong)

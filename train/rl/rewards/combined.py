@@ -1,23 +1,14 @@
 """Several rewards for one completion, each on its own scale: whoever learns from them normalises each, then sums."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from audit.errors import BadInput
 from train.rl.rewards.case import Reward
 from train.rl.rewards.named import named
 
 
-@dataclass(frozen=True)
-class Combined:
-    """Rewards in the order in which they were named."""
-
-    rewards: tuple[Reward, ...]
-    """At least one; no name twice."""
-
-
-def combined(specs: Sequence[str]) -> Combined:
-    """The rewards that a person named.
+def combined(specs: Sequence[str]) -> tuple[Reward, ...]:
+    """The rewards that a person named, in that order.
 
     Raises:
         BadInput: there is none, one is unknown, or one stands there twice.
@@ -30,4 +21,4 @@ def combined(specs: Sequence[str]) -> Combined:
             where="--reward",
             hint="cloche rewards list",
         )
-    return Combined(rewards)
+    return rewards
